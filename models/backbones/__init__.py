@@ -1,1 +1,104 @@
-"""Backbones: encoders and decoders."""
+"""Backbones: encoders and decoders of single frames `[batch, height, width, channels]`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from models.backbones.convnet import ConvDecoder, ConvEncoder
+from models.backbones.mlp import ACTIVATIONS, MLPDecoder, MLPEncoder
+
+__all__ = ["BACKBONES", "build_backbone"]
+
+
+def _widths(widths: Sequence[int], least: int) -> tuple[int, ...]:
+    """Widths as a tuple, for a config may hold a list."""
+    found = tuple(widths) if isinstance(widths, Sequence) else (widths,)
+    if len(found) < least or not all(isinstance(width, int) and width > 0 for width in found):
+        raise ValueError(
+            f"widths must be {least} or more positive whole numbers, e.g. (64, 128); "
+            f"found {widths!r}"
+        )
+    return found
+
+
+def _convnet(
+    output_shape: tuple[int, int, int],
+    dtype: Any,
+    remat: bool,
+    *,
+    widths: Sequence[int] = (64, 128),
+    last_width: int | None = 128,
+    residual_layers: int = 2,
+    residual_width: int = 32,
+) -> tuple[nn.Module, nn.Module]:
+    widths = _widths(widths, least=1)
+    shared = {
+        "residual_layers": residual_layers,
+        "residual_width": residual_width,
+        "dtype": dtype,
+        "remat": remat,
+    }
+    # The decoder mirrors the encoder: as many features where it starts, then the widths backwards.
+    hidden = last_width or widths[-1]
+    encoder = ConvEncoder(widths=widths, last_width=last_width, **shared)
+    decoder = ConvDecoder(output_shape, widths=widths[:-1][::-1], hidden=hidden, **shared)
+    return encoder, decoder
+
+
+def _mlp(
+    output_shape: tuple[int, int, int],
+    dtype: Any,
+    remat: bool,
+    *,
+    widths: Sequence[int] = (200, 200),
+    activation: str = "tanh",
+) -> tuple[nn.Module, nn.Module]:
+    if remat:
+        raise ValueError("backbone 'mlp' is too small to recompute; set remat=False")
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"no activation is called {activation!r}; there are {', '.join(ACTIVATIONS)}"
+        )
+    widths = _widths(widths, least=0)
+    encoder = MLPEncoder(widths=widths, activation=activation, dtype=dtype)
+    decoder = MLPDecoder(output_shape, widths=widths[::-1], activation=activation, dtype=dtype)
+    return encoder, decoder
+
+
+BACKBONES = {"convnet": _convnet, "mlp": _mlp}
+
+
+def build_backbone(
+    name: str,
+    *,
+    output_shape: Sequence[int],
+    dtype: Any = jnp.float32,
+    remat: bool = False,
+    **options: Any,
+) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of the backbone called `name` ("convnet", "mlp").
+
+    Args:
+      name: which one.
+      output_shape: (height, width, channels) the decoder gives, channels being what the likelihood
+        asks for.
+      dtype: what is computed in; parameters and the decoder's output are float32.
+      remat: recompute activations in the backward pass instead of keeping them.
+      **options: convnet: widths, last_width, residual_layers, residual_width. mlp: widths (of the
+        encoder; the decoder has them backwards), activation ("tanh", "relu").
+
+    Raises:
+      ValueError: unknown name or option, or one that cannot be.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"no backbone is called {name!r}; there are {', '.join(BACKBONES)}")
+    build = BACKBONES[name]
+    known = tuple(build.__kwdefaults__)
+    if unknown := [option for option in options if option not in known]:
+        raise ValueError(
+            f"backbone {name!r} has no option {', '.join(map(repr, unknown))}; "
+            f"it takes {', '.join(known)}"
+        )
+    return build(tuple(output_shape), jnp.dtype(dtype), remat, **options)
