@@ -1,0 +1,165 @@
+"""Checkpoints of a run, by Orbax: written in the background, read back on any set of devices."""
+
+import logging
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from train import parallel
+from train.errors import UserError
+from train.state import TrainState
+
+log = logging.getLogger("train")
+
+
+class Checkpoints:
+    """The checkpoints below `directory`: the newest `keep`, each with the state and a note of it.
+
+    Use as a context manager: leaving it waits for the last write.
+    """
+
+    def __init__(self, directory: str | epath.Path, *, keep: int, read_only: bool = False) -> None:
+        self.directory = epath.Path(directory)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            # The loop decides when to save.
+            save_interval_steps=1,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_names=("state", "meta")
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            self.wait()
+        except UserError:
+            if kind is None:
+                raise
+        finally:
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps that have a complete checkpoint, oldest first."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Starts writing the state; returns when its values have been copied off the devices.
+
+        Raises:
+          UserError: this or the previous checkpoint could not be written (a full disk, say).
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        meta = {**meta, "step": step, "checksum": _checksum(state)}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(parallel.to_global(state)),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+                force=True,
+            )
+        except Exception as error:
+            raise self._cannot_write(error) from error
+
+    def wait(self) -> None:
+        """Returns when the last save is complete on disk; raises UserError if it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: Exception) -> UserError:
+        intact = ", ".join(map(str, self.steps())) or "none"
+        reason = " ".join(str(error).split())[:300]
+        return UserError(
+            f"a checkpoint could not be written to {self.directory}: {reason}. Complete "
+            f"checkpoints: {intact}. Make room or choose another --workdir, and start again"
+        )
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The note saved beside the state at `step`."""
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+            "meta"
+        ]
+
+    def restore(self, abstract: TrainState, *, repair: bool = False) -> TrainState | None:
+        """The newest state that can be read whole, or None if there is no checkpoint.
+
+        A damaged checkpoint is named in a warning and the one before it is tried; with `repair` it
+        is moved aside, so that its step can be written again.
+
+        Args:
+          abstract: the state's shapes and dtypes (`jax.eval_shape`).
+          repair: the caller goes on to write here.
+
+        Raises:
+          UserError: there are checkpoints, but none can be read into such a state.
+        """
+        steps = self.steps()
+        reasons = []
+        for step in reversed(steps):
+            try:
+                state = self._read(step, abstract)
+            except Exception as error:  # whatever Orbax makes of a damaged file
+                reason = " ".join(str(error).split())[:200]
+                reasons.append(f"step {step}: {reason}")
+                log.warning("checkpoint %s cannot be read (%s)", self.directory / str(step), reason)
+                continue
+            if repair:
+                for bad in steps[steps.index(step) + 1 :]:
+                    self._move_aside(bad)
+            if reasons:
+                log.warning("going on from the checkpoint before it: step %d", step)
+            return state
+        if reasons:
+            raise UserError(
+                f"no checkpoint below {self.directory} can be read; {reasons[0]}. "
+                "If it was written by another config or version, use that one, or a new --workdir"
+            )
+        return None
+
+    def _read(self, step: int, abstract: TrainState) -> TrainState:
+        sharding = parallel.replicated()
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
+        )
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+            ),
+        )
+        if restored["meta"]["checksum"] != _checksum(restored["state"]):
+            raise ValueError("its values do not match the checksum written with them")
+        return restored["state"]
+
+    def _move_aside(self, step: int) -> None:
+        if parallel.is_first_process():
+            aside = self.directory.parent / f"damaged-checkpoint-{step}"
+            if aside.exists():
+                aside.rmtree()
+            (self.directory / str(step)).rename(aside)
+            log.warning("moved the damaged checkpoint to %s", aside)
+        self._manager.reload()
+
+
+def _checksum(state: TrainState) -> int:
+    """CRC-32 over the bytes of all leaves, in tree order: Orbax fills a lost file with zeros."""
+    checksum = 0
+    for leaf in jax.tree.leaves(state):
+        local = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
+        checksum = zlib.crc32(np.ascontiguousarray(local).tobytes(), checksum)
+    return checksum

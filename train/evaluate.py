@@ -1,0 +1,134 @@
+"""Exact evaluation of a model on a split: `python -m train.evaluate --workdir W`."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from train import cli, parallel, report, runs, steps
+from train.data.pipeline import data_statistics, evaluation_batches
+from train.data.sources import load_source
+from train.data.transforms import make_transform
+from train.metrics import build_evaluators, codes, likelihood
+from train.metrics.image import mean_image_baseline
+from train.writers import write_whole
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+      values: name to figure.
+      totals: evaluator to name to the sum over the split, float64, for pictures.
+    """
+
+    values: dict[str, float]
+    totals: dict[str, dict[str, np.ndarray]]
+
+
+class Stopped(Exception):
+    """The evaluation was told to stop before its end."""
+
+
+def make_evaluation(
+    config: ConfigDict,
+    model: nn.Module,
+    mean_image: np.ndarray,
+    *,
+    names: tuple[str, ...],
+    split: str = "test",
+) -> Callable[..., Evaluated]:
+    """`evaluate(variables, stop=None) -> Evaluated` on a split of the config's data.
+
+    Sums are gathered per batch on the devices, under a mask for the last, uneven batch, and added
+    up in float64: exact for any size of the split and any number of devices. `mean_image` is the
+    trivial baseline; its figures are named `mean_image/...`.
+    """
+    source = load_source(config.data, split)
+    transform = make_transform(config.data, split)
+    evaluators = build_evaluators(
+        names,
+        data_variance=config.model.data_variance,
+        samples=config.evaluation.importance_samples,
+    )
+    if "image" in names:
+        evaluators["mean_image"] = mean_image_baseline(
+            mean_image, data_variance=config.model.data_variance
+        )
+    sums_step = parallel.mapped(steps.make_sums_step(model, evaluators))
+
+    def evaluate(variables: Any, *, stop: Callable[[], bool] | None = None) -> Evaluated:
+        key = jax.random.key(config.seed)
+        variables = parallel.place(variables)
+        totals: dict[str, dict[str, np.ndarray]] = {name: {} for name in evaluators}
+        batches = evaluation_batches(
+            source,
+            batch_size=config.evaluation.batch_size,
+            transform=transform,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for number, batch in enumerate(batches):
+            if stop is not None and stop():
+                raise Stopped
+            batch_key = jax.random.fold_in(key, number)
+            sums = jax.device_get(sums_step((variables, batch_key), parallel.shard(batch)))
+            for name, parts in sums.items():
+                for part, value in parts.items():
+                    totals[name][part] = totals[name].get(part, 0.0) + np.asarray(value, np.float64)
+        values = {}
+        for name, evaluator in evaluators.items():
+            prefix = f"{name}/" if name == "mean_image" else ""
+            for figure, value in evaluator.summary(totals[name]).items():
+                values[prefix + figure] = float(value)
+        return Evaluated(values, totals)
+
+    return evaluate
+
+
+def save_evaluation(workdir: epath.Path, step: int, evaluated: Evaluated) -> None:
+    """Writes `evaluation.json` from the first process."""
+    if parallel.is_first_process():
+        arrays = {}
+        if "codes" in evaluated.totals:
+            arrays["code_counts"] = codes.counts(evaluated.totals["codes"]).tolist()
+        if "units" in evaluated.totals:
+            arrays["kl_per_unit"] = likelihood.kl_per_unit(evaluated.totals["units"]).tolist()
+        content = {"step": step, "values": evaluated.values, "arrays": arrays}
+        write_whole(workdir / "evaluation.json", json.dumps(content, indent=2) + "\n")
+
+
+def main(_: list[str]) -> None:
+    """Evaluates the run in `--workdir` again, alone."""
+    workdir = epath.Path(flags.FLAGS.workdir)
+    config = runs.read_config(workdir)
+    if flags.FLAGS.importance_samples is not None:
+        config.evaluation.importance_samples = flags.FLAGS.importance_samples
+    parallel.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
+    run = runs.load(workdir)
+    train_source = load_source(config.data, "train")
+    statistics = data_statistics(train_source, make_transform(config.data, "train"))
+    names = runs.final_evaluators(config)
+    model = runs.build_model(config, axis_name=parallel.AXIS)
+    evaluate = make_evaluation(
+        config, model, statistics.mean_image, names=names, split=flags.FLAGS.split
+    )
+    evaluated = evaluate(run.variables)
+    if flags.FLAGS.split == "test" and flags.FLAGS.importance_samples is None:
+        save_evaluation(workdir, run.step, evaluated)
+    if parallel.is_first_process():
+        print(f"{config.name}, step {run.step}, {flags.FLAGS.split}")
+        print(report.table(evaluated.values))
+
+
+if __name__ == "__main__":
+    cli.define_workdir("folder of the run to evaluate")
+    flags.DEFINE_enum("split", "test", ["train", "test"], "split to evaluate on")
+    flags.DEFINE_integer("importance_samples", None, "draws of the importance-weighted likelihood")
+    cli.run(main)

@@ -1,0 +1,120 @@
+"""The end of a run: a table of its figures beside the trivial baseline's, and its pictures."""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from train import pictures, runs
+from train.data.pipeline import evaluation_batches
+from train.data.sources import load_source
+from train.data.transforms import make_transform
+
+BASELINE = "mean_image/"
+SHOWN = 16
+
+
+def table(values: dict[str, float]) -> str:
+    """Figures by name, the mean image's beside them where it has them."""
+    own = {name: value for name, value in values.items() if not name.startswith(BASELINE)}
+    paired = [name for name in own if BASELINE + name in values]
+    single = [name for name in own if BASELINE + name not in values]
+    width = max(map(len, own), default=0)
+    lines = []
+    if paired:
+        lines.append(f"{'':{width}}  {'model':>10}  {'mean image':>10}")
+        lines += [
+            f"{n:{width}}  {own[n]:>10.5g}  {values[BASELINE + n]:>10.5g}" for n in sorted(paired)
+        ]
+    lines += [f"{name:{width}}  {own[name]:>10.5g}" for name in sorted(single)]
+    return "\n".join(lines)
+
+
+def finish(path: epath.Path, config: ConfigDict, variables: dict[str, Any]) -> None:
+    """Draws the pictures of a finished run and prints its table."""
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    drawn = draw(path, config, variables, evaluation)
+    print(f"\n{config.name}: {config.data.test} split after {evaluation['step']} steps")
+    print(table(evaluation["values"]))
+    print("\npictures:", *map(str, drawn), sep="\n  ")
+
+
+def draw(
+    path: epath.Path, config: ConfigDict, variables: dict[str, Any], evaluation: dict[str, Any]
+) -> list[epath.Path]:
+    """Draws what there is to see of a run into `pictures/`; returns the files."""
+    folder = path / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    model = runs.build_model(config)
+    source = load_source(config.data, "test")
+    transform = make_transform(config.data, "test")
+    batch = next(evaluation_batches(source, batch_size=SHOWN, transform=transform))
+    key = jax.random.key(config.seed)
+    output = jax.jit(lambda v, b: model.apply(v, b, train=False, rngs={"sample": key}))(
+        variables, batch
+    )
+    real = np.asarray(batch["mask"]) > 0
+    drawn = [folder / "reconstructions.png"]
+    title = f"{config.name}: test images, each above its reconstruction"
+    pictures.reconstructions(
+        batch["image"][real], np.asarray(output.reconstruction)[real], drawn[0], title=title
+    )
+
+    decode = jax.jit(lambda v, z: model.likelihood.mean(model.apply(v, z, method="decode")))
+    arrays = evaluation["arrays"]
+    if "code_counts" in arrays:
+        counts = np.asarray(arrays["code_counts"])
+        drawn.append(folder / "codebook_use.png")
+        pictures.codebook_use(counts, drawn[-1])
+        # Without a trained prior: each code drawn alone, as often as it is used.
+        shape = (SHOWN, *output.code.shape[1:-1])
+        code = jnp.stack(
+            [
+                jax.random.categorical(jax.random.fold_in(key, i), jnp.log(c), shape=shape)
+                for i, c in enumerate(jnp.asarray(counts, jnp.float32))
+            ],
+            axis=-1,
+        )
+        latent = model.apply(variables, code, method=lambda m, c: m.bottleneck.look_up(c))
+        title = f"{config.name}: codes drawn one by one, no prior over their arrangement"
+        drawn.append(folder / "samples.png")
+        pictures.image_grid(np.asarray(decode(variables, latent)), drawn[-1], title=title)
+    if "kl_per_unit" in arrays:
+        kl = np.asarray(arrays["kl_per_unit"])
+        drawn.append(folder / "kl_per_unit.png")
+        pictures.kl_per_unit(kl, drawn[-1])
+        shape = output.code.shape[1:]
+        latent = jax.random.normal(key, (SHOWN, *shape))
+        drawn.append(folder / "samples.png")
+        title = f"{config.name}: decoded draws from the prior"
+        pictures.image_grid(np.asarray(decode(variables, latent)), drawn[-1], title=title)
+        drawn.append(folder / "traversals.png")
+        _draw_traversals(decode, variables, np.asarray(output.code[0]), kl, drawn[-1])
+    drawn.append(folder / "curves.png")
+    pictures.training_curves(path / "metrics.jsonl", drawn[-1])
+    return drawn
+
+
+def _draw_traversals(
+    decode: Any, variables: dict[str, Any], mean: np.ndarray, kl: np.ndarray, path: epath.Path
+) -> None:
+    """One test image's posterior mean with one unit at a time set to -3..3, largest KL first."""
+    values = np.linspace(-3, 3, 7, dtype=np.float32)
+    units = np.argsort(-kl)[:10]
+    latent = np.tile(mean.reshape(-1), (len(units), len(values), 1))
+    for row, unit in enumerate(units):
+        latent[row, :, unit] = values
+    flat = latent.reshape(-1, *mean.shape)
+    images = np.asarray(decode(variables, flat))
+    pictures.traversals(
+        images.reshape(len(units), len(values), *images.shape[1:]),
+        path,
+        units=units.tolist(),
+        kl=kl[units].tolist(),
+        values=values.tolist(),
+        title="one unit at a time, from one test image's posterior mean",
+    )

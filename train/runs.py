@@ -1,0 +1,187 @@
+"""A run's folder: its config, and the trained model that a notebook loads from it."""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+import models
+from train import parallel, steps
+from train.checkpoints import Checkpoints
+from train.errors import UserError
+from train.state import TrainState, evaluation_variables
+from train.writers import write_whole
+
+# Fields that may change from one start of a run to the next: they move no number of the training.
+FREE = ("checkpoint_every", "keep_checkpoints", "data.data_dir")
+
+
+class Run(NamedTuple):
+    """A trained run.
+
+    Attributes:
+      model: the Flax module; `model.apply(variables, image, method="encode")`.
+      variables: parameters (averaged, where the run keeps an average) and codebooks.
+      config: the run's config.
+      step: steps it has been trained for.
+    """
+
+    model: nn.Module
+    variables: dict[str, Any]
+    config: ConfigDict
+    step: int
+
+
+def build_model(config: ConfigDict, *, axis_name: str | None = None) -> nn.Module:
+    """The config's model.
+
+    Raises:
+      UserError: the config's `model` section describes none.
+    """
+    try:
+        return models.build(config.model.to_dict(), axis_name=axis_name)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the config describes no model: {error}") from error
+
+
+def example_batch(config: ConfigDict, *, rows: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of the config's data."""
+    shape = (rows, *config.model.image_shape)
+    return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+
+def make_state(config: ConfigDict, model: nn.Module, optimizer: Any, names: list[str]) -> Any:
+    """`(key, batch) -> TrainState` for the config; use with `jit` or `eval_shape`."""
+
+    def create(key: jax.Array, batch: dict[str, jax.Array]) -> TrainState:
+        return steps.create_state(
+            model, optimizer, key, batch, average=config.train.average_decay > 0, names=names
+        )
+
+    return create
+
+
+def abstract_state(config: ConfigDict) -> TrainState:
+    """Shapes and dtypes of the config's training state, without data and without computing.
+
+    Raises:
+      UserError: the config's model or optimiser cannot be.
+    """
+    model = build_model(config)
+    optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
+    batch = example_batch(config)
+    try:
+        names = steps.measured_names(model, batch, config.loss_weights)
+        return jax.eval_shape(make_state(config, model, optimizer, names), jax.random.key(0), batch)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the config describes no model: {error}") from error
+
+
+def load(workdir: str) -> Run:
+    """A trained run, ready for use in a notebook, from the newest checkpoint in its folder.
+
+    Raises:
+      UserError: there is no run in `workdir`, or no checkpoint that can be read.
+    """
+    config = read_config(workdir)
+    with Checkpoints(epath.Path(workdir) / "checkpoints", keep=1, read_only=True) as checkpoints:
+        state = checkpoints.restore(abstract_state(config))
+    if state is None:
+        raise UserError(f"{workdir} has no checkpoint yet; train it first")
+    return Run(build_model(config), evaluation_variables(state), config, int(state.step))
+
+
+def start_from(state: TrainState, workdir: str) -> TrainState:
+    """The state with parameters and codebooks of the run in `workdir`, and a fresh optimiser.
+
+    Raises:
+      UserError: that run's variables have other names or shapes; the first difference is named.
+    """
+    variables = load(workdir).variables
+    mine = {"params": state.params, **state.collections}
+    found, wanted = (
+        {jax.tree_util.keystr(path): x.shape for path, x in jax.tree.leaves_with_path(tree)}
+        for tree in (variables, mine)
+    )
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UserError(
+                f"init_from={workdir} does not fit this model: {name} is "
+                f"{found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+            )
+    params = variables.pop("params")
+    average = None if state.average is None else jax.tree.map(jnp.copy, params)
+    return state._replace(params=params, collections=variables, average=average)
+
+
+def final_evaluators(config: ConfigDict) -> tuple[str, ...]:
+    """Names of the evaluators done at the end of a run."""
+    both = (*config.evaluation.evaluators, *config.evaluation.final_evaluators)
+    return tuple(dict.fromkeys(both))
+
+
+def read_config(workdir: str) -> ConfigDict:
+    """The config of the run in `workdir`; raises UserError if there is none."""
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir} is not the folder of a run: it has no config.json")
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it, or use a new folder") from error
+
+
+def open_workdir(workdir: str, config: ConfigDict) -> epath.Path:
+    """Makes the run's folder, or checks that it belongs to this config.
+
+    Raises:
+      UserError: the folder cannot be written, or holds a run of another config.
+    """
+    path = epath.Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-test-{jax.process_index()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be written: {error.strerror or error}; "
+            "choose a folder that you may write to"
+        ) from error
+    if (path / "config.json").exists():
+        _check_same(read_config(workdir), config, workdir)
+    elif (path / "checkpoints").exists():
+        raise UserError(f"{workdir} has checkpoints but no config.json; choose another --workdir")
+    return path
+
+
+def save_config(workdir: epath.Path, config: ConfigDict) -> None:
+    """Writes `config.json`, from the first process."""
+    if parallel.is_first_process():
+        write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def _check_same(old: ConfigDict, new: ConfigDict, workdir: str) -> None:
+    old, new = _flat(old.to_dict()), _flat(new.to_dict())
+    for name in sorted(old.keys() | new.keys()):
+        measured = name == "model.data_variance" and not new.get(name)
+        if name in FREE or measured or old.get(name) == new.get(name):
+            continue
+        raise UserError(
+            f"{workdir} holds a run of another config: {name} is {old.get(name)!r} there and "
+            f"{new.get(name)!r} here; choose another --workdir, or set it to the same value"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = json.loads(json.dumps(value))
+    return flat
