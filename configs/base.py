@@ -1,0 +1,74 @@
+"""Every field of a run, with its default. An experiment's config starts here and says what differs.
+
+Lengths are in steps (one step is one batch of all devices); rates are per step.
+"""
+
+from ml_collections import ConfigDict, FieldReference
+
+
+def get_config() -> ConfigDict:
+    """Fields and defaults shared by all experiments."""
+    image_shape = FieldReference((32, 32, 3))
+    config = ConfigDict()
+    config.name = ""
+    config.seed = 0
+    # Folder of another run whose parameters (and codebooks) this one starts from.
+    config.init_from = ""
+
+    config.model = ConfigDict()
+    config.model.image_shape = image_shape
+    # Variance of the training images' values in [0, 1]: the unit of the normalised reconstruction
+    # error, and of the Gaussian likelihood unless that has its own. 0: measured at the start.
+    config.model.data_variance = 0.0
+    config.model.dtype = "float32"  # of the arithmetic: float32, bfloat16; parameters are float32
+    config.model.remat = False  # compute activations again in the backward pass, to save memory
+    # A dict with a name and the options of what is named; experiments replace it whole.
+    config.model.backbone = ConfigDict()
+    config.model.bottleneck = ConfigDict()
+    config.model.likelihood = ConfigDict({"name": "gaussian"})
+
+    # One weight for each loss term of the model. A reconstruction is in nats per example.
+    config.loss_weights = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.source = ""  # digits, photos, tfds:NAME, folder:PATH, array:PATH, synthetic
+    config.data.data_dir = ""  # of TFDS; empty: TFDS_DATA_DIR, or TFDS's own default
+    config.data.train = "train"
+    config.data.test = "test"
+    config.data.holdout = 0.0  # share cut off as "test" where the source has no test split
+    config.data.split_seed = 0
+    config.data.image_shape = image_shape
+    config.data.crop = "none"  # none, random, resize
+    config.data.flip = False
+    config.data.binarise = ""  # "", stochastic
+    config.data.limit = 0
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adam"  # adam, sgd
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.schedule = "constant"  # constant, cosine
+    config.optimizer.warmup_steps = 0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 0.0  # 0: no clipping
+
+    config.train = ConfigDict()
+    config.train.steps = 1000
+    config.train.batch_size = 32  # of all devices together
+    config.train.steps_per_call = 1  # steps per dispatch to the devices
+    config.train.accumulate = 1  # parts that a batch is split in, their gradients added up
+    config.train.average_decay = 0.0  # moving average of the parameters for evaluation; 0: none
+
+    config.evaluation = ConfigDict()
+    config.evaluation.batch_size = 128
+    config.evaluation.evaluators = ("losses", "image")
+    config.evaluation.final_evaluators = ()  # also done at the end of the run
+    config.evaluation.importance_samples = 100
+    config.evaluation.every = 0  # steps; 0: at the end only
+
+    config.log_every = 100
+    config.checkpoint_every = 1000
+    config.keep_checkpoints = 3
+    return config

@@ -1,0 +1,41 @@
+"""Gaussian VAE on the 8x8 digits of scikit-learn, with the backbone of `vqvae_digits`.
+
+    python -m train --config configs/vae_digits.py --workdir runs/vae_digits
+
+The digits have 17 grey levels, so that a 17-way likelihood gives exact bits per pixel.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.name = "vae_digits"
+    config.model.image_shape = (8, 8, 1)
+    config.model.backbone = ConfigDict(
+        {
+            "name": "convnet",
+            "widths": (32,),
+            "last_width": 64,
+            "residual_layers": 2,
+            "residual_width": 32,
+        }
+    )
+    config.model.bottleneck = ConfigDict({"name": "gaussian", "depth": 2})
+    config.model.likelihood = ConfigDict({"name": "categorical", "levels": 17})
+    config.loss_weights = ConfigDict({"reconstruction": 1.0, "kl": 1.0})
+    config.data.source = "digits"
+    config.data.holdout = 0.2
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.train.steps = 3000
+    config.train.batch_size = 64
+    config.train.steps_per_call = 10
+    config.evaluation.evaluators = ("losses", "image", "units")
+    config.evaluation.final_evaluators = ("importance",)
+    config.evaluation.every = 1000
+    config.log_every = 50
+    config.checkpoint_every = 500
+    return config
