@@ -80,7 +80,8 @@ def perplexity(counts: chex.Array) -> chex.Array:
       float32 `[]`, from 1 to K; 1 when all counts are 0.
     """
     counts = counts.astype(jnp.float32)
-    p = counts / jnp.maximum(jnp.sum(counts), 1e-30)
+    n = jnp.sum(counts)
+    p = counts / jnp.where(n > 0, n, 1)
     return jnp.exp(-jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1))))
 
 
