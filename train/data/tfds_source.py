@@ -1,0 +1,139 @@
+"""Data sets prepared by TensorFlow Datasets as array_record files, read without TensorFlow."""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from train.data.random_access import Example, ImageSize, InMemory, Source
+from train.errors import UserError
+
+SMALL = 2**30  # bytes; decoded sets up to this size are held in memory
+_CHUNK = 500  # examples that one thread decodes at a time
+
+
+def load(name: str, split: str, size: ImageSize, *, data_dir: str = "", limit: int = 0) -> Source:
+    """The examples of a prepared data set's split; small sets are decoded once, into memory.
+
+    `name` and `split` are as TFDS takes them ("cifar10", "imagenet_resized/64x64",
+    "train[:40000]"). `data_dir` is where TFDS keeps its data; "" is the environment's
+    TFDS_DATA_DIR, or ~/tensorflow_datasets. Nothing is ever downloaded: preparing a set needs
+    TensorFlow, reading it does not.
+
+    Raises:
+        UserError: unknown name or split, a set not prepared or prepared in another format, no
+            image in it.
+    """
+    _quieten_absl()
+    import tensorflow_datasets as tfds
+
+    # Read here and not by TFDS, which looks at the environment only while it is imported.
+    folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "")) or None
+    prepare = (
+        f"pip install 'bottlenecks[tfds]', then tfds build {name} --file_format=array_record"
+        + (f" --data_dir={folder}" if folder else "")
+    )
+    try:
+        builder = tfds.builder(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(
+            f"tfds:{name}: TFDS knows no data set of this name; "
+            "see https://www.tensorflow.org/datasets/catalog/overview"
+        ) from error
+    except (ValueError, AssertionError) as error:  # a version or a configuration that is not there
+        raise UserError(f"tfds:{name}: {_one_line(error)}") from error
+    if not builder.is_prepared():
+        raise UserError(
+            f"tfds:{name}: nothing prepared in {builder.data_dir}; prepare it: {prepare}"
+        )
+    features = builder.info.features
+    if "image" not in features or len(features["image"].shape) != 3:
+        raise UserError(f"tfds:{name}: no feature 'image' among {sorted(features)}")
+    splits = builder.info.splits
+    found = ", ".join(f"{each} ({splits[each].num_examples} examples)" for each in splits)
+    try:
+        examples = builder.as_data_source(split=split)
+    except ValueError as error:
+        raise UserError(
+            f"tfds:{name}: split {split!r} cannot be read ({_one_line(error)}); found {found}"
+        ) from error
+    except NotImplementedError as error:
+        raise UserError(
+            f"tfds:{name}: {builder.data_dir} holds {builder.info.file_format.value} files, "
+            f"array_record expected; remove it, then {prepare}"
+        ) from error
+    labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+    if features["image"].np_dtype != np.uint8:
+        raise UserError(f"tfds:{name}: images are {features['image'].np_dtype}; uint8 expected")
+    count = min(limit, len(examples)) if limit else len(examples)
+    source = _OnDisk(examples, count, labelled=labelled, size=size, name=f"tfds:{name}")
+    shape = features["image"].shape
+    small = None not in shape and count * np.prod(shape) < SMALL
+    return source.decoded() if small and count else source
+
+
+class _OnDisk:
+    """Examples decoded at each access."""
+
+    def __init__(
+        self, examples: Source, count: int, *, labelled: bool, size: ImageSize, name: str
+    ) -> None:
+        self.examples = examples
+        self.count = count
+        self.labelled = labelled
+        self.size = size
+        self.name = name
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._example(self.examples[index])
+        self.size.check(example["image"].shape, f"{self.name}, example {index}")
+        return example
+
+    def _example(self, raw: dict) -> Example:
+        label = {"label": np.int32(raw["label"])} if self.labelled else {}
+        return {"image": raw["image"]} | label
+
+    def decoded(self) -> InMemory:
+        """All examples in memory: a decoder's 0.15 ms an example is paid once, not every epoch."""
+        self.size.check(self[0]["image"].shape, self.name)
+        count = len(self)
+        arrays = {
+            key: np.empty((count, *np.shape(value)), value.dtype) for key, value in self[0].items()
+        }
+
+        def decode(start: int) -> None:
+            rows = range(start, min(start + _CHUNK, count))
+            for row, raw in zip(rows, self.examples.__getitems__(list(rows)), strict=True):
+                for key, value in self._example(raw).items():
+                    arrays[key][row] = value
+
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            list(pool.map(decode, range(0, count, _CHUNK)))
+        return InMemory(arrays)
+
+
+def _one_line(error: Exception) -> str:
+    """An error's message up to the first line break, without its final stop."""
+    return str(error).strip().splitlines()[0].rstrip(".: ")
+
+
+class _Quiet(logging.Filter):
+    """Drops two warnings of TFDS: that Pillow decodes, and what our own error says better."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (
+            message.startswith("OpenCV is not installed")
+            or (message.startswith("Variant folder") and "dataset_info.json" in message)
+        )
+
+
+_quiet = _Quiet()
+
+
+def _quieten_absl() -> None:
+    logging.getLogger("absl").addFilter(_quiet)  # adding it again does nothing
