@@ -1,0 +1,54 @@
+"""What is measured of a trained model beyond its loss, by name."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from train.errors import UserError
+from train.metrics.codes import codes_evaluator
+from train.metrics.evaluator import Evaluator
+from train.metrics.image import image_evaluator
+from train.metrics.likelihood import importance_evaluator, losses_evaluator, units_evaluator
+
+# One line each: the name a config uses, and the function that makes it from keyword options.
+EVALUATORS: dict[str, Callable[..., Evaluator]] = {
+    "losses": losses_evaluator,
+    "image": image_evaluator,
+    "codes": codes_evaluator,
+    "units": units_evaluator,
+    "importance": importance_evaluator,
+}
+
+
+def build_evaluators(names: Iterable[str], **options: Any) -> dict[str, Evaluator]:
+    """Makes the named evaluators, each from those of the options that it takes.
+
+    Args:
+        names: keys of `EVALUATORS`.
+        **options: keyword options of any registered evaluator, such as `data_variance` ("image")
+            or `samples` and `chunk` ("importance"). One that no named evaluator takes has no
+            effect.
+
+    Returns:
+        The evaluators by name, in the order given.
+
+    Raises:
+        UserError: a name or an option that no evaluator has.
+    """
+    takes = {name: set(inspect.signature(make).parameters) for name, make in EVALUATORS.items()}
+    known = sorted(set().union(*takes.values()))
+    for option in options:
+        if option not in known:
+            raise UserError(
+                f"no evaluator takes the option {option!r}; known are: {', '.join(known)}"
+            )
+    evaluators = {}
+    for name in names:
+        if name not in EVALUATORS:
+            raise UserError(f"no evaluator is named {name!r}; known are: {', '.join(EVALUATORS)}")
+        mine = {option: value for option, value in options.items() if option in takes[name]}
+        evaluators[name] = EVALUATORS[name](**mine)
+    return evaluators
+
+
+__all__ = ["EVALUATORS", "Evaluator", "build_evaluators"]
