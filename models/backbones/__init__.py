@@ -14,13 +14,13 @@ __all__ = ["BACKBONES", "build_backbone"]
 
 def _widths(widths: Sequence[int], least: int) -> tuple[int, ...]:
     """Widths as a tuple, for a config may hold a list."""
-    found = tuple(widths) if isinstance(widths, Sequence) else (widths,)
-    if len(found) < least or not all(isinstance(width, int) and width > 0 for width in found):
+    listed = isinstance(widths, Sequence) and len(widths) >= least
+    if not (listed and all(isinstance(width, int) and width > 0 for width in widths)):
         raise ValueError(
             f"widths must be {least} or more positive whole numbers, e.g. (64, 128); "
             f"found {widths!r}"
         )
-    return found
+    return tuple(widths)
 
 
 def _convnet(
