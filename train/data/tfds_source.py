@@ -43,6 +43,8 @@ def load(name: str, split: str, size: ImageSize, *, data_dir: str = "", limit: i
         ) from error
     except (ValueError, AssertionError) as error:  # a version or a configuration that is not there
         raise UserError(f"tfds:{name}: {_one_line(error)}") from error
+    except ImportError as error:
+        raise UserError(f"tfds:{name}: {_one_line(error)}; {prepare}") from error
     if not builder.is_prepared():
         raise UserError(
             f"tfds:{name}: nothing prepared in {builder.data_dir}; prepare it: {prepare}"
