@@ -198,12 +198,12 @@ def same_rows(codebook, features):
 
 
 def test_dead_codes_take_different_rows_and_start_anew():
-    state, features = a_state([0.5, 3, 0.0, 0.099, 0.1, 7]), random(1, 4, 3)
+    state, features = a_state([0.5, 0.0, 3, 7, 0.1, 0.099]), random(1, 4, 3)
     revived = revive_dead_codes(KEY, state, features, threshold=0.1)
     new, count = revived
     assert count == 2
     assert new.step == 9
-    dead, alive = np.array([2, 3]), np.array([0, 1, 4, 5])
+    dead, alive = np.array([1, 5]), np.array([0, 2, 3, 4])
     for before, after in zip(state[:3], new[:3], strict=True):
         np.testing.assert_array_equal(after[alive], before[alive])
     np.testing.assert_array_equal(new.count[dead], [1, 1])
