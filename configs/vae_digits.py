@@ -32,7 +32,6 @@ def get_config() -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.train.steps = 3000
     config.train.batch_size = 64
-    config.train.steps_per_call = 10
     config.evaluation.evaluators = ("losses", "image", "units")
     config.evaluation.final_evaluators = ("importance",)
     config.evaluation.every = 1000

@@ -42,7 +42,6 @@ def get_config() -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.train.steps = 3000
     config.train.batch_size = 64
-    config.train.steps_per_call = 10
     config.evaluation.evaluators = ("losses", "image", "codes")
     config.evaluation.every = 1000
     config.log_every = 50

@@ -45,7 +45,8 @@ def build(settings: Mapping[str, Any], *, axis_name: str | None = None) -> nn.Mo
         raise ValueError(f"model.dtype is {settings['dtype']!r}; known: {', '.join(DTYPES)}")
     dtype = DTYPES[settings["dtype"]]
     height, width, channels = settings["image_shape"]
-    variance = settings["data_variance"]
+    # 0 is "measured when the run starts"; until then, any unit serves for shapes.
+    variance = settings["data_variance"] or 1.0
 
     name, options = _named(settings["likelihood"], "model.likelihood")
     if name == "gaussian" and not options.get("variance"):

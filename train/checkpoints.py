@@ -1,7 +1,11 @@
 """Checkpoints of a run, by Orbax: written in the background, read back on any set of devices."""
 
+import contextlib
+import gc
 import logging
+import sys
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -50,7 +54,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, oldest first."""
-        return sorted(self._manager.all_steps(read=True))
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, meta: dict[str, Any]) -> None:
         """Starts writing the state; returns when its values have been copied off the devices.
@@ -112,7 +117,8 @@ class Checkpoints:
         reasons = []
         for step in reversed(steps):
             try:
-                state = self._read(step, abstract)
+                with _quietly():
+                    state = self._read(step, abstract)
             except Exception as error:  # whatever Orbax makes of a damaged file
                 reason = " ".join(str(error).split())[:200]
                 reasons.append(f"step {step}: {reason}")
@@ -154,6 +160,17 @@ class Checkpoints:
             (self.directory / str(step)).rename(aside)
             log.warning("moved the damaged checkpoint to %s", aside)
         self._manager.reload()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Drops the tracebacks that Orbax's unfinished coroutines print beside the error they raise."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
 
 
 def _checksum(state: TrainState) -> int:

@@ -29,7 +29,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
     else is a defect of ours and keeps its traceback.
     """
     argv = sys.argv if argv is None else argv
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("train").setLevel(logging.INFO)
     try:
         rest = flags.FLAGS(argv)

@@ -12,8 +12,9 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from train import cli, parallel, report, runs, steps
-from train.data.pipeline import data_statistics, evaluation_batches
+from train.data.pipeline import evaluation_batches
 from train.data.sources import load_source
+from train.data.statistics import data_statistics
 from train.data.transforms import make_transform
 from train.metrics import build_evaluators, codes, likelihood
 from train.metrics.image import mean_image_baseline

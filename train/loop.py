@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from train import parallel, report, runs, steps
 from train.checkpoints import Checkpoints
-from train.data.pipeline import Batches, data_statistics, prefetch
+from train.data.pipeline import Batches, prefetch
 from train.data.sources import load_source
+from train.data.statistics import data_statistics
 from train.data.transforms import make_transform
 from train.errors import UserError
 from train.evaluate import Stopped, make_evaluation, save_evaluation

@@ -192,7 +192,7 @@ def make_train_step(
             average = optax.incremental_update(params, average, 1 - decay)
         values = {
             **means,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
         window = add_to_window(state.window, values, step=step, fresh=state.step % log_every == 0)
