@@ -40,16 +40,16 @@ class Stopped(Exception):
 def make_evaluation(
     config: ConfigDict,
     model: nn.Module,
-    mean_image: np.ndarray,
     *,
     names: tuple[str, ...],
+    mean_image: np.ndarray | None = None,
     split: str = "test",
 ) -> Callable[..., Evaluated]:
     """`evaluate(variables, stop=None) -> Evaluated` on a split of the config's data.
 
     Sums are gathered per batch on the devices, under a mask for the last, uneven batch, and added
-    up in float64: exact for any size of the split and any number of devices. `mean_image` is the
-    trivial baseline; its figures are named `mean_image/...`.
+    up in float64: exact for any size of the split and any number of devices. With `mean_image`, the
+    trivial baseline, its figures are there too, named `mean_image/...`.
     """
     source = load_source(config.data, split)
     transform = make_transform(config.data, split)
@@ -58,7 +58,7 @@ def make_evaluation(
         data_variance=config.model.data_variance,
         samples=config.evaluation.importance_samples,
     )
-    if "image" in names:
+    if mean_image is not None:
         evaluators["mean_image"] = mean_image_baseline(
             mean_image, data_variance=config.model.data_variance
         )
@@ -118,7 +118,7 @@ def main(_: list[str]) -> None:
     names = runs.final_evaluators(config)
     model = runs.build_model(config, axis_name=parallel.AXIS)
     evaluate = make_evaluation(
-        config, model, statistics.mean_image, names=names, split=flags.FLAGS.split
+        config, model, names=names, mean_image=statistics.mean_image, split=flags.FLAGS.split
     )
     evaluated = evaluate(run.variables)
     if flags.FLAGS.split == "test" and flags.FLAGS.importance_samples is None:

@@ -78,11 +78,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
         ),
         donate=True,
     )
-    evaluate = make_evaluation(
-        config, model, statistics.mean_image, names=tuple(config.evaluation.evaluators)
-    )
+    evaluate = make_evaluation(config, model, names=tuple(config.evaluation.evaluators))
     evaluate_finally = make_evaluation(
-        config, model, statistics.mean_image, names=runs.final_evaluators(config)
+        config, model, names=runs.final_evaluators(config), mean_image=statistics.mean_image
     )
 
     with (
