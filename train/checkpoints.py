@@ -29,9 +29,9 @@ class Checkpoints:
     def __init__(self, directory: str | epath.Path, *, keep: int, read_only: bool = False) -> None:
         self.directory = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            # The loop decides when to save.
-            save_interval_steps=1,
+            max_to_keep=None if read_only else keep,
+            # The loop decides when to save; a reader never does.
+            save_interval_steps=0 if read_only else 1,
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
