@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
@@ -31,6 +32,8 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> Non
     argv = sys.argv if argv is None else argv
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("train").setLevel(logging.INFO)
+    # Orbax and TFDS remark on themselves through absl at every start.
+    absl.logging.set_verbosity(absl.logging.ERROR)
     try:
         rest = flags.FLAGS(argv)
     except SystemExit:  # --help

@@ -1,6 +1,8 @@
 """The end of a run: a table of its figures beside the trivial baseline's, and its pictures."""
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -49,6 +51,21 @@ def draw(
     """Draws what there is to see of a run into `pictures/`; returns the files."""
     folder = path / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
+    # Drawn beside, then copied: a workdir in a bucket has no file names that matplotlib knows.
+    with tempfile.TemporaryDirectory() as local:
+        names = _draw(Path(local), path / "metrics.jsonl", config, variables, evaluation)
+        for name in names:
+            (folder / name).write_bytes((Path(local) / name).read_bytes())
+    return [folder / name for name in names]
+
+
+def _draw(
+    folder: Path,
+    metrics: epath.Path,
+    config: ConfigDict,
+    variables: dict[str, Any],
+    evaluation: dict[str, Any],
+) -> list[str]:
     model = runs.build_model(config)
     source = load_source(config.data, "test")
     transform = make_transform(config.data, "test")
@@ -58,18 +75,21 @@ def draw(
         variables, batch
     )
     real = np.asarray(batch["mask"]) > 0
-    drawn = [folder / "reconstructions.png"]
+    drawn = ["reconstructions.png"]
     title = f"{config.name}: test images, each above its reconstruction"
     pictures.reconstructions(
-        batch["image"][real], np.asarray(output.reconstruction)[real], drawn[0], title=title
+        batch["image"][real],
+        np.asarray(output.reconstruction)[real],
+        folder / drawn[0],
+        title=title,
     )
 
     decode = jax.jit(lambda v, z: model.likelihood.mean(model.apply(v, z, method="decode")))
     arrays = evaluation["arrays"]
     if "code_counts" in arrays:
         counts = np.asarray(arrays["code_counts"])
-        drawn.append(folder / "codebook_use.png")
-        pictures.codebook_use(counts, drawn[-1])
+        drawn.append("codebook_use.png")
+        pictures.codebook_use(counts, folder / drawn[-1])
         # Without a trained prior: each code drawn alone, as often as it is used.
         shape = (SHOWN, *output.code.shape[1:-1])
         code = jnp.stack(
@@ -81,26 +101,28 @@ def draw(
         )
         latent = model.apply(variables, code, method=lambda m, c: m.bottleneck.look_up(c))
         title = f"{config.name}: codes drawn one by one, no prior over their arrangement"
-        drawn.append(folder / "samples.png")
-        pictures.image_grid(np.asarray(decode(variables, latent)), drawn[-1], title=title)
+        drawn.append("samples.png")
+        pictures.image_grid(np.asarray(decode(variables, latent)), folder / drawn[-1], title=title)
     if "kl_per_unit" in arrays:
         kl = np.asarray(arrays["kl_per_unit"])
-        drawn.append(folder / "kl_per_unit.png")
-        pictures.kl_per_unit(kl, drawn[-1])
+        drawn.append("kl_per_unit.png")
+        pictures.kl_per_unit(kl, folder / drawn[-1])
         shape = output.code.shape[1:]
         latent = jax.random.normal(key, (SHOWN, *shape))
-        drawn.append(folder / "samples.png")
+        drawn.append("samples.png")
         title = f"{config.name}: decoded draws from the prior"
-        pictures.image_grid(np.asarray(decode(variables, latent)), drawn[-1], title=title)
-        drawn.append(folder / "traversals.png")
-        _draw_traversals(decode, variables, np.asarray(output.code[0]), kl, drawn[-1])
-    drawn.append(folder / "curves.png")
-    pictures.training_curves(path / "metrics.jsonl", drawn[-1])
+        pictures.image_grid(np.asarray(decode(variables, latent)), folder / drawn[-1], title=title)
+        drawn.append("traversals.png")
+        _draw_traversals(decode, variables, np.asarray(output.code[0]), kl, folder / drawn[-1])
+    drawn.append("curves.png")
+    lines = folder / "metrics.jsonl"
+    lines.write_text(metrics.read_text())
+    pictures.training_curves(lines, folder / drawn[-1])
     return drawn
 
 
 def _draw_traversals(
-    decode: Any, variables: dict[str, Any], mean: np.ndarray, kl: np.ndarray, path: epath.Path
+    decode: Any, variables: dict[str, Any], mean: np.ndarray, kl: np.ndarray, path: Path
 ) -> None:
     """One test image's posterior mean with one unit at a time set to -3..3, largest KL first."""
     values = np.linspace(-3, 3, 7, dtype=np.float32)
