@@ -27,7 +27,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | epath.Path, *, keep: int, read_only: bool = False) -> None:
-        self.directory = epath.Path(directory)
+        directory = epath.Path(directory)
+        # Orbax takes absolute paths alone; resolving a bucket's would spoil it.
+        self.directory = directory if directory.is_absolute() else directory.resolve()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             # The loop decides when to save; a reader never does.
