@@ -1,0 +1,90 @@
+"""The library's own loop, `train_and_evaluate` as a user runs it; started by `training.py`.
+
+It runs unchanged, with its data, progress bar and log. Only between rounds it is held, inside the
+call of a training step.
+"""
+
+import os
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import jax
+import numpy as np
+from turns import Turns
+
+from configs import vqvae_cifar10
+from train import loop, parallel
+
+MANY = 1_000_000
+
+
+class Waiting(loop.Progress):
+    """The loop's progress bar, read from outside."""
+
+    seconds = 0.0
+
+    def waited(self, seconds: float) -> None:
+        Waiting.seconds += seconds
+        super().waited(seconds)
+
+
+def held_between_rounds(turns: Turns) -> None:
+    """Has the loop wait for its turn whenever a round's last step is done."""
+    mapped = parallel.mapped
+
+    def mapped_and_held(function, *, donate=False):
+        run = mapped(function, donate=donate)
+        if not donate:
+            return run  # an evaluation step
+        errors, goal = [], 1
+        start = waited = 0.0
+
+        def call(state, batch):
+            nonlocal goal, start, waited
+            if not start:
+                start = time.perf_counter()
+            state, window = run(state, batch)
+            errors.append(window.last["nmse"])
+            if len(errors) < goal:
+                return state, window
+            jax.block_until_ready(state)
+            seconds = time.perf_counter() - start
+            error = float(np.mean([float(e) for e in errors]))
+            if goal == 1:
+                device = jax.devices()[0].device_kind
+                turns.report(first_step=seconds, error=error, device=device)
+            else:
+                turns.report(seconds=seconds, waited=Waiting.seconds - waited, error=error)
+            errors.clear()
+            goal = turns.wait()
+            if goal is None:
+                os._exit(0)  # nothing of this run is kept
+            start, waited = time.perf_counter(), Waiting.seconds
+            return state, window
+
+        return call
+
+    parallel.mapped = mapped_and_held
+    loop.Progress = Waiting
+
+
+def main(source: str, images: str) -> None:
+    del images  # it reads its own
+    turns = Turns()
+    config = vqvae_cifar10.get_config()
+    config.data.source = source
+    if source == "synthetic":
+        config.data.train = config.data.test = "train"
+        config.model.data_variance = 0.0
+    config.train.steps = config.checkpoint_every = MANY
+    config.evaluation.every = 0
+    held_between_rounds(turns)
+    with tempfile.TemporaryDirectory() as workdir:
+        loop.train_and_evaluate(config, workdir)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
