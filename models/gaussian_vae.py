@@ -12,8 +12,9 @@ class GaussianBottleneck(nn.Module):
     """Diagonal Gaussian posterior, standard normal prior.
 
     Loss `kl`, `[batch]`: KL(q(z|x) || N(0, I)) in nats per example, summed over all units.
-    `code` is the posterior mean. Evaluation (`train=False`) decodes a sample too, so that the
-    losses are the ELBO's; decode `code` for the mean reconstruction.
+    `code` is the posterior mean. Training and evaluation decode a draw, from the random stream
+    "sample", so that the losses are the ELBO's. Applied without that stream and with
+    `train=False`, the latent is the mean, as a notebook wants it.
 
     Attributes:
       depth: units per position.
@@ -43,10 +44,13 @@ class GaussianBottleneck(nn.Module):
         self, features: jax.Array, *, train: bool, mask: jax.Array | None = None
     ) -> BottleneckOutput:
         """One reparameterised draw per example; `[batch, ..., features] -> [batch, ..., depth]`."""
-        del train, mask
+        del mask
         mean, log_variance = self.posterior(features)
-        axis_name = None if self.is_initializing() else self.axis_name
-        noise = normal_per_example(self.make_rng("sample"), mean.shape, axis_name=axis_name)
+        if train or self.has_rng("sample"):
+            axis_name = None if self.is_initializing() else self.axis_name
+            noise = normal_per_example(self.make_rng("sample"), mean.shape, axis_name=axis_name)
+        else:
+            noise = jnp.zeros_like(mean)
         drawn = gaussian.sample(mean, log_variance, noise)
         kl = jnp.sum(drawn.kl, axis=tuple(range(1, drawn.kl.ndim)))
         return BottleneckOutput(latent=drawn.latent, code=mean, losses={"kl": kl}, metrics={})
