@@ -1,5 +1,6 @@
 """Exact evaluation of a model on a split: `python -m train.evaluate --workdir W`."""
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from train.data.statistics import data_statistics
 from train.data.transforms import make_transform
 from train.metrics import build_evaluators, codes, likelihood
 from train.metrics.image import mean_image_baseline
+from train.state import TrainState, evaluation_variables
 from train.writers import write_whole
 
 
@@ -35,6 +37,25 @@ class Evaluated(NamedTuple):
 
 class Stopped(Exception):
     """The evaluation was told to stop before its end."""
+
+
+def check_evaluators(config: ConfigDict, state: TrainState) -> None:
+    """Refuses evaluators that the model does not fit, without data and without computing.
+
+    Raises:
+      UserError: names the evaluator; `state` is what `runs.abstract_state` gives.
+    """
+    model = runs.build_model(config)
+    evaluators = build_evaluators(
+        runs.final_evaluators(config),
+        data_variance=config.model.data_variance or 1.0,
+        samples=config.evaluation.importance_samples,
+    )
+    batch = runs.example_batch(config)
+    batch["mask"] = jax.ShapeDtypeStruct(batch["image"].shape[:1], np.float32)
+    for evaluator in evaluators.values():
+        sums = functools.partial(evaluator.sums, model)
+        jax.eval_shape(sums, evaluation_variables(state), batch, jax.random.key(0))
 
 
 def make_evaluation(
@@ -107,7 +128,7 @@ def save_evaluation(workdir: epath.Path, step: int, evaluated: Evaluated) -> Non
 
 def main(_: list[str]) -> None:
     """Evaluates the run in `--workdir` again, alone."""
-    workdir = epath.Path(flags.FLAGS.workdir)
+    workdir = runs.folder(flags.FLAGS.workdir)
     config = runs.read_config(workdir)
     if flags.FLAGS.importance_samples is not None:
         config.evaluation.importance_samples = flags.FLAGS.importance_samples

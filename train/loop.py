@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 
 from train import parallel, report, runs, steps
 from train.checkpoints import Checkpoints
+from train.checks import check
 from train.data.pipeline import Batches, prefetch
 from train.data.sources import load_source
 from train.data.statistics import data_statistics
 from train.data.transforms import make_transform
 from train.errors import UserError
-from train.evaluate import Stopped, make_evaluation, save_evaluation
+from train.evaluate import Stopped, check_evaluators, make_evaluation, save_evaluation
 from train.interrupts import Interrupts
 from train.progress import Progress
 from train.state import TrainState, Window, evaluation_variables
@@ -46,7 +47,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
     # ------------------------------------------------------------ checks, before any work
     check(config)
     abstract = runs.abstract_state(config)
-    path = runs.open_workdir(workdir, config)
+    check_evaluators(config, abstract)
+    runs.check_workdir(workdir, config, abstract)
 
     # ------------------------------------------------------------ data
     log.info(
@@ -83,6 +85,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
         config, model, names=runs.final_evaluators(config), mean_image=statistics.mean_image
     )
 
+    # ------------------------------------------------------------ from here on, files are written
+    path = runs.open_workdir(workdir)
     with (
         Interrupts() as interrupts,
         Checkpoints(path / "checkpoints", keep=config.keep_checkpoints) as checkpoints,
@@ -182,48 +186,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
     if int(state.step) == config.train.steps and parallel.is_first_process():
         report.finish(path, config, evaluation_variables(state))
     return state
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses settings that cannot be, before anything is compiled or written.
-
-    Raises:
-      UserError: names the field, what was found and what would be right.
-    """
-    for name in (
-        "train.steps",
-        "train.steps_per_call",
-        "train.accumulate",
-        "log_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-    ):
-        value = _get(config, name)
-        if value < 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
-    unit = config.train.steps_per_call
-    for name in ("train.steps", "log_every", "checkpoint_every", "evaluation.every"):
-        value = _get(config, name)
-        if value % unit:
-            raise UserError(
-                f"{name} is {value}, which is not a multiple of train.steps_per_call ({unit}); "
-                f"take {-(-value // unit) * unit}, or set train.steps_per_call=1"
-            )
-    if not 0 <= config.train.average_decay < 1:
-        raise UserError(
-            f"train.average_decay is {config.train.average_decay}; it must be in [0, 1)"
-        )
-    parallel.check_batch_size(
-        "train.batch_size", config.train.batch_size, parts=config.train.accumulate
-    )
-    parallel.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
-
-
-def _get(config: ConfigDict, name: str) -> Any:
-    value = config
-    for part in name.split("."):
-        value = value[part]
-    return value
 
 
 def _due(step: int, every: int) -> bool:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import models
 from train import parallel, steps
 from train.checkpoints import Checkpoints
+from train.checks import check_fields
 from train.errors import UserError
 from train.state import TrainState, evaluation_variables
 from train.writers import write_whole
@@ -88,7 +89,7 @@ def load(workdir: str) -> Run:
       UserError: there is no run in `workdir`, or no checkpoint that can be read.
     """
     config = read_config(workdir)
-    with Checkpoints(epath.Path(workdir) / "checkpoints", keep=1, read_only=True) as checkpoints:
+    with Checkpoints(folder(workdir) / "checkpoints", keep=1, read_only=True) as checkpoints:
         state = checkpoints.restore(abstract_state(config))
     if state is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first")
@@ -126,22 +127,45 @@ def final_evaluators(config: ConfigDict) -> tuple[str, ...]:
 
 def read_config(workdir: str) -> ConfigDict:
     """The config of the run in `workdir`; raises UserError if there is none."""
-    path = epath.Path(workdir) / "config.json"
+    path = folder(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} is not the folder of a run: it has no config.json")
     try:
-        return ConfigDict(json.loads(path.read_text()))
-    except ValueError as error:
+        config = ConfigDict(json.loads(path.read_text()))
+        check_fields(config)
+    except (OSError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or use a new folder") from error
+    return config
 
 
-def open_workdir(workdir: str, config: ConfigDict) -> epath.Path:
-    """Makes the run's folder, or checks that it belongs to this config.
+def folder(workdir: str) -> epath.Path:
+    """The run's folder; "~", which a shell leaves alone in `--workdir=~/run`, is the user's own."""
+    return epath.Path(workdir).expanduser()
+
+
+def check_workdir(workdir: str, config: ConfigDict, state: TrainState) -> None:
+    """Looks whether a run of this config can start or go on in `workdir`; changes nothing.
 
     Raises:
-      UserError: the folder cannot be written, or holds a run of another config.
+      UserError: the folder holds a run of another config, or what `config.init_from` names does
+        not fit `state`, the shapes of the run's start.
     """
-    path = epath.Path(workdir)
+    path = folder(workdir)
+    if (path / "config.json").exists():
+        _check_same(read_config(workdir), config, workdir)
+    elif (path / "checkpoints").exists() and any((path / "checkpoints").iterdir()):
+        raise UserError(f"{workdir} has checkpoints but no config.json; choose another --workdir")
+    elif config.init_from:
+        start_from(state, config.init_from)
+
+
+def open_workdir(workdir: str) -> epath.Path:
+    """Makes the run's folder.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    path = folder(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".write-test-{jax.process_index()}"
@@ -152,10 +176,6 @@ def open_workdir(workdir: str, config: ConfigDict) -> epath.Path:
             f"--workdir {workdir} cannot be written: {error.strerror or error}; "
             "choose a folder that you may write to"
         ) from error
-    if (path / "config.json").exists():
-        _check_same(read_config(workdir), config, workdir)
-    elif (path / "checkpoints").exists():
-        raise UserError(f"{workdir} has checkpoints but no config.json; choose another --workdir")
     return path
 
 

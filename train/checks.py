@@ -1,0 +1,182 @@
+"""What the fields of a config may hold, looked at before anything is compiled or written.
+
+What is in `model` is checked where it is built, names of optimisers, evaluators and data where they
+are used; all of that happens before the first step too.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from train import parallel
+from train.errors import UserError
+
+# A rule says what a value must be, or nothing where it is.
+Rule = Callable[[Any], str]
+
+
+def _whole(least: int, most: int = 2**31 - 1) -> Rule:
+    def rule(value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return "a whole number"
+        if value < least:
+            return f"at least {least}"
+        return f"at most {most}" if value > most else ""
+
+    return rule
+
+
+def _number(least: float = -math.inf, *, below: float = math.inf) -> Rule:
+    def rule(value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return "a number"
+        if least <= value < below and math.isfinite(value):
+            return ""
+        if below < math.inf:
+            return f"in [{least:g}, {below:g})"
+        return f"finite, and at least {least:g}" if least > -math.inf else "finite"
+
+    return rule
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) else "a text"
+
+
+def _truth(value: Any) -> str:
+    return "" if isinstance(value, bool) else "True or False"
+
+
+def _shape(value: Any) -> str:
+    sizes = list(value) if isinstance(value, list | tuple) else []
+    right = len(sizes) == 3 and not any(_whole(1)(size) for size in sizes)
+    return "" if right else "(height, width, channels), such as (32, 32, 3)"
+
+
+def _names(value: Any) -> str:
+    listed = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return "" if listed else "names, such as ('losses', 'image')"
+
+
+def _named(value: Any) -> str:
+    named = isinstance(value, Mapping) and isinstance(value.get("name"), str)
+    return "" if named else "a dict with a name, and the options of what is named"
+
+
+def _weights(value: Any) -> str:
+    right = isinstance(value, Mapping) and not any(_number()(weight) for weight in value.values())
+    return "" if right else "a dict with a finite number for each loss term"
+
+
+# Every field there is. What it means and its default stand in configs/base.py.
+FIELDS: dict[str, Rule] = {
+    "name": _text,
+    "seed": _whole(0, 2**32 - 1),  # JAX drops the bits above
+    "init_from": _text,
+    "model.image_shape": _shape,
+    "model.data_variance": _number(0),
+    "model.dtype": _text,
+    "model.remat": _truth,
+    "model.backbone": _named,
+    "model.bottleneck": _named,
+    "model.likelihood": _named,
+    "loss_weights": _weights,
+    "data.source": _text,
+    "data.data_dir": _text,
+    "data.train": _text,
+    "data.test": _text,
+    "data.holdout": _number(0, below=1),
+    "data.split_seed": _whole(0),
+    "data.image_shape": _shape,
+    "data.crop": _text,
+    "data.flip": _truth,
+    "data.binarise": _text,
+    "data.limit": _whole(0),
+    "optimizer.name": _text,
+    "optimizer.learning_rate": _number(0),
+    "optimizer.schedule": _text,
+    "optimizer.warmup_steps": _whole(0),
+    "optimizer.b1": _number(0, below=1),
+    "optimizer.b2": _number(0, below=1),
+    "optimizer.momentum": _number(0, below=1),
+    "optimizer.weight_decay": _number(0),
+    "optimizer.clip_norm": _number(0),
+    "train.steps": _whole(1),
+    "train.batch_size": _whole(1),
+    "train.steps_per_call": _whole(1),
+    "train.accumulate": _whole(1),
+    "train.average_decay": _number(0, below=1),
+    "evaluation.batch_size": _whole(1),
+    "evaluation.evaluators": _names,
+    "evaluation.final_evaluators": _names,
+    "evaluation.importance_samples": _whole(1),
+    "evaluation.every": _whole(0),
+    "log_every": _whole(1),
+    "checkpoint_every": _whole(1),
+    "keep_checkpoints": _whole(1),
+}
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Refuses a config with a field too many or too few, or a value that cannot be.
+
+    Raises:
+      UserError: names the field, what was found and what would be right.
+    """
+    found = _flat(config.to_dict())
+    for name in found:
+        if name not in FIELDS:
+            nearest = difflib.get_close_matches(name, FIELDS, n=1)
+            way_out = f"did you mean {nearest[0]}?" if nearest else "see configs/base.py"
+            raise UserError(f"the config has a field {name}, which means nothing; {way_out}")
+    for name, rule in FIELDS.items():
+        if name not in found:
+            raise UserError(
+                f"the config has no field {name}; start it from configs.base.get_config()"
+            )
+        if wanted := rule(found[name]):
+            raise UserError(f"{name} is {found[name]!r}; it must be {wanted}")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings that cannot be, alone or together.
+
+    Raises:
+      UserError: names the field, what was found and what would be right.
+    """
+    check_fields(config)
+    unit = config.train.steps_per_call
+    for name, value in (
+        ("train.steps", config.train.steps),
+        ("log_every", config.log_every),
+        ("checkpoint_every", config.checkpoint_every),
+        ("evaluation.every", config.evaluation.every),
+    ):
+        if value % unit:
+            raise UserError(
+                f"{name} is {value}, which is not a multiple of train.steps_per_call ({unit}); "
+                f"take {-(-value // unit) * unit}, or set train.steps_per_call=1"
+            )
+    if tuple(config.data.image_shape) != tuple(config.model.image_shape):
+        raise UserError(
+            f"data.image_shape is {tuple(config.data.image_shape)} and model.image_shape is "
+            f"{tuple(config.model.image_shape)}; they must be the same"
+        )
+    parallel.check_batch_size(
+        "train.batch_size", config.train.batch_size, parts=config.train.accumulate
+    )
+    parallel.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields by their dotted names; what `FIELDS` takes whole stays whole."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and prefix + name not in FIELDS:
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
