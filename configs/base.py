@@ -74,3 +74,45 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 1000
     config.keep_checkpoints = 3
     return config
+
+
+def convnet(
+    *, widths: tuple[int, ...], last_width: int | None, residual_width: int = 32
+) -> ConfigDict:
+    """The VQ-VAE's convolutional network, halving the image once for each of `widths`."""
+    return ConfigDict(
+        {
+            "name": "convnet",
+            "widths": widths,
+            "last_width": last_width,
+            "residual_layers": 2,
+            "residual_width": residual_width,
+        }
+    )
+
+
+def ema_codebook(*, codes: int, depth: int) -> ConfigDict:
+    """One codebook moved by averages (gamma 0.99), started by k-means, dead codes revived."""
+    return ConfigDict(
+        {
+            "name": "vq",
+            "codes": codes,
+            "depth": depth,
+            "codebooks": 1,
+            "update": "ema",
+            "decay": 0.99,
+            "epsilon": 1e-5,
+            "debias": False,
+            "start": "kmeans",
+            "revive_below": 0.1,
+        }
+    )
+
+
+def mean_squared_weights(*, image_shape: tuple[int, int, int], depth: int) -> ConfigDict:
+    """Mean squared error over the data's variance, plus 0.25 times the commitment's mean over D.
+
+    The loss of the authors' notebook, from a Gaussian's nats summed over the image.
+    """
+    values = image_shape[0] * image_shape[1] * image_shape[2]
+    return ConfigDict({"reconstruction": 2 / values, "commitment": 0.25 / depth})

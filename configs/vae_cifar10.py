@@ -16,15 +16,7 @@ def get_config() -> ConfigDict:
     config.name = "vae_cifar10"
     config.model.image_shape = (32, 32, 3)
     config.model.data_variance = 0.0632704
-    config.model.backbone = ConfigDict(
-        {
-            "name": "convnet",
-            "widths": (256, 256),
-            "last_width": None,
-            "residual_layers": 2,
-            "residual_width": 256,
-        }
-    )
+    config.model.backbone = base.convnet(widths=(256, 256), last_width=None, residual_width=256)
     config.model.bottleneck = ConfigDict({"name": "gaussian", "depth": 16})
     config.model.likelihood = ConfigDict({"name": "categorical", "levels": 256})
     config.loss_weights = ConfigDict({"reconstruction": 1.0, "kl": 1.0})

@@ -14,15 +14,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = "vae_digits"
     config.model.image_shape = (8, 8, 1)
-    config.model.backbone = ConfigDict(
-        {
-            "name": "convnet",
-            "widths": (32,),
-            "last_width": 64,
-            "residual_layers": 2,
-            "residual_width": 32,
-        }
-    )
+    config.model.backbone = base.convnet(widths=(32,), last_width=64)
     config.model.bottleneck = ConfigDict({"name": "gaussian", "depth": 2})
     config.model.likelihood = ConfigDict({"name": "categorical", "levels": 17})
     config.loss_weights = ConfigDict({"reconstruction": 1.0, "kl": 1.0})

@@ -25,36 +25,16 @@ STARTS = ("kmeans", "released")
 def get_config(start: str = "kmeans") -> ConfigDict:
     if start not in STARTS:
         raise ValueError(f"vqvae_cifar10 has no variant {start!r}; known: {', '.join(STARTS)}")
-    released = start == "released"
     config = base.get_config()
     config.name = "vqvae_cifar10"
     config.model.image_shape = (32, 32, 3)
     config.model.data_variance = 0.06327039811675479  # of the training images
-    config.model.backbone = ConfigDict(
-        {
-            "name": "convnet",
-            "widths": (64, 128),
-            "last_width": 128,
-            "residual_layers": 2,
-            "residual_width": 32,
-        }
-    )
-    config.model.bottleneck = ConfigDict(
-        {
-            "name": "vq",
-            "codes": 512,
-            "depth": 64,
-            "codebooks": 1,
-            "update": "ema",
-            "decay": 0.99,
-            "epsilon": 1e-5,
-            "debias": released,
-            "start": "uniform" if released else "kmeans",
-            "revive_below": 0.0 if released else 0.1,
-        }
-    )
+    config.model.backbone = base.convnet(widths=(64, 128), last_width=128)
+    config.model.bottleneck = base.ema_codebook(codes=512, depth=64)
+    if start == "released":
+        config.model.bottleneck.update({"start": "uniform", "debias": True, "revive_below": 0.0})
     # Mean squared error over variance, and 0.25 times the commitment averaged over depth too.
-    config.loss_weights = ConfigDict({"reconstruction": 2 / (32 * 32 * 3), "commitment": 0.25 / 64})
+    config.loss_weights = base.mean_squared_weights(image_shape=(32, 32, 3), depth=64)
     config.data.source = "tfds:cifar10"
     config.data.train = "train[:30000]+test"
     config.data.test = "train[30000:40000]"

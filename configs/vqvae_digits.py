@@ -12,30 +12,9 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = "vqvae_digits"
     config.model.image_shape = (8, 8, 1)
-    config.model.backbone = ConfigDict(
-        {
-            "name": "convnet",
-            "widths": (32,),
-            "last_width": 64,
-            "residual_layers": 2,
-            "residual_width": 32,
-        }
-    )
-    config.model.bottleneck = ConfigDict(
-        {
-            "name": "vq",
-            "codes": 64,
-            "depth": 16,
-            "codebooks": 1,
-            "update": "ema",
-            "decay": 0.99,
-            "epsilon": 1e-5,
-            "debias": False,
-            "start": "kmeans",
-            "revive_below": 0.1,
-        }
-    )
-    config.loss_weights = ConfigDict({"reconstruction": 2 / 64, "commitment": 0.25 / 16})
+    config.model.backbone = base.convnet(widths=(32,), last_width=64)
+    config.model.bottleneck = base.ema_codebook(codes=64, depth=16)
+    config.loss_weights = base.mean_squared_weights(image_shape=(8, 8, 1), depth=16)
     config.data.source = "digits"
     config.data.holdout = 0.2
     config.optimizer.learning_rate = 1e-3

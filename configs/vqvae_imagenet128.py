@@ -17,32 +17,9 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = "vqvae_imagenet128"
     config.model.image_shape = (128, 128, 3)
-    config.model.backbone = ConfigDict(
-        {
-            "name": "convnet",
-            "widths": (64, 128),
-            "last_width": 128,
-            "residual_layers": 2,
-            "residual_width": 32,
-        }
-    )
-    config.model.bottleneck = ConfigDict(
-        {
-            "name": "vq",
-            "codes": 512,
-            "depth": 64,
-            "codebooks": 1,
-            "update": "ema",
-            "decay": 0.99,
-            "epsilon": 1e-5,
-            "debias": False,
-            "start": "kmeans",
-            "revive_below": 0.1,
-        }
-    )
-    config.loss_weights = ConfigDict(
-        {"reconstruction": 2 / (128 * 128 * 3), "commitment": 0.25 / 64}
-    )
+    config.model.backbone = base.convnet(widths=(64, 128), last_width=128)
+    config.model.bottleneck = base.ema_codebook(codes=512, depth=64)
+    config.loss_weights = base.mean_squared_weights(image_shape=(128, 128, 3), depth=64)
     config.data.source = "tfds:imagenet2012"
     config.data.test = "validation"
     config.data.crop = "resize"

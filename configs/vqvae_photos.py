@@ -12,30 +12,9 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = "vqvae_photos"
     config.model.image_shape = (32, 32, 3)
-    config.model.backbone = ConfigDict(
-        {
-            "name": "convnet",
-            "widths": (32, 64),
-            "last_width": 64,
-            "residual_layers": 2,
-            "residual_width": 32,
-        }
-    )
-    config.model.bottleneck = ConfigDict(
-        {
-            "name": "vq",
-            "codes": 256,
-            "depth": 32,
-            "codebooks": 1,
-            "update": "ema",
-            "decay": 0.99,
-            "epsilon": 1e-5,
-            "debias": False,
-            "start": "kmeans",
-            "revive_below": 0.1,
-        }
-    )
-    config.loss_weights = ConfigDict({"reconstruction": 2 / (32 * 32 * 3), "commitment": 0.25 / 32})
+    config.model.backbone = base.convnet(widths=(32, 64), last_width=64)
+    config.model.bottleneck = base.ema_codebook(codes=256, depth=32)
+    config.loss_weights = base.mean_squared_weights(image_shape=(32, 32, 3), depth=32)
     config.data.source = "photos"
     config.data.crop = "random"
     config.data.flip = True
