@@ -4,6 +4,7 @@ Lengths are in steps (one step is one batch of all devices); rates are per step.
 """
 
 from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -84,7 +85,8 @@ def convnet(
         {
             "name": "convnet",
             "widths": widths,
-            "last_width": last_width,
+            # A placeholder, so that an override knows its type where there is none.
+            "last_width": last_width or placeholder(int),
             "residual_layers": 2,
             "residual_width": residual_width,
         }
@@ -99,7 +101,7 @@ def ema_codebook(*, codes: int, depth: int) -> ConfigDict:
             "codes": codes,
             "depth": depth,
             "codebooks": 1,
-            "update": "ema",
+            "codebook_update": "ema",
             "decay": 0.99,
             "epsilon": 1e-5,
             "debias": False,

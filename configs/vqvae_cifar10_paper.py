@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
             "codes": 512,
             "depth": 64,
             "codebooks": 10,
-            "update": "loss",  # the paper did not use the averages of its appendix A.1
+            "codebook_update": "loss",  # the paper did not use the averages of its appendix A.1
             "start": "kmeans",
         }
     )

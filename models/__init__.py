@@ -1,5 +1,8 @@
 """Flax modules: every system by name, built from the `model` section of a config."""
 
+import dataclasses
+import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,9 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from models.autoencoder import Autoencoder, AutoencoderOutput, BottleneckOutput
-from models.backbones import build_backbone
+from models.backbones import BACKBONES, build_backbone
 from models.gaussian_vae import GaussianBottleneck
-from models.likelihoods import build_likelihood
+from models.likelihoods import LIKELIHOODS, build_likelihood
 from models.vqvae import VectorQuantizer
 
 __all__ = [
@@ -28,6 +31,8 @@ BOTTLENECKS: dict[str, Callable[..., nn.Module]] = {
     "vq": VectorQuantizer,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Fields of a bottleneck that no config gives.
+_OURS = ("parent", "name", "axis_name", "dtype")
 
 
 def build(settings: Mapping[str, Any], *, axis_name: str | None = None) -> nn.Module:
@@ -44,16 +49,23 @@ def build(settings: Mapping[str, Any], *, axis_name: str | None = None) -> nn.Mo
     if settings["dtype"] not in DTYPES:
         raise ValueError(f"model.dtype is {settings['dtype']!r}; known: {', '.join(DTYPES)}")
     dtype = DTYPES[settings["dtype"]]
-    height, width, channels = settings["image_shape"]
+    shape = tuple(settings["image_shape"])
+    if len(shape) != 3 or any(_unfit(size, int) for size in shape) or min(shape) < 1:
+        raise ValueError(f"model.image_shape is {shape}; it must be (height, width, channels)")
+    height, width, channels = shape
     # 0 is "measured when the run starts"; until then, any unit serves for shapes.
     variance = settings["data_variance"] or 1.0
 
     name, options = _named(settings["likelihood"], "model.likelihood")
     if name == "gaussian" and not options.get("variance"):
         options["variance"] = variance  # the default: errors are counted in the data's own variance
+    if name in LIKELIHOODS:
+        _check_types("model.likelihood", options, LIKELIHOODS[name].__annotations__)
     likelihood = build_likelihood(name, **options)
 
     name, options = _named(settings["backbone"], "model.backbone")
+    if name in BACKBONES:
+        _check_types("model.backbone", options, BACKBONES[name].__annotations__)
     encoder, decoder = build_backbone(
         name,
         output_shape=(height, width, likelihood.output_channels(channels)),
@@ -65,11 +77,7 @@ def build(settings: Mapping[str, Any], *, axis_name: str | None = None) -> nn.Mo
     if name not in BOTTLENECKS:
         known = ", ".join(sorted(BOTTLENECKS))
         raise ValueError(f"model.bottleneck.name is {name!r}; known: {known}")
-    fields = BOTTLENECKS[name].__dataclass_fields__
-    unknown = sorted(set(options) - set(fields))
-    if unknown:
-        known = ", ".join(sorted(set(fields) - {"parent", "name", "axis_name", "dtype"}))
-        raise ValueError(f"model.bottleneck has no option {unknown[0]!r}; {name!r} knows: {known}")
+    _check_options("model.bottleneck", name, options, BOTTLENECKS[name])
     bottleneck = BOTTLENECKS[name](axis_name=axis_name, dtype=dtype, **options)
     return Autoencoder(encoder, bottleneck, decoder, likelihood, data_variance=variance)
 
@@ -79,3 +87,36 @@ def _named(section: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]
     if "name" not in options:
         raise ValueError(f"{where} has no 'name'")
     return options.pop("name"), options
+
+
+def _check_options(where: str, name: str, options: Mapping[str, Any], kind: type) -> None:
+    """Refuses options that the dataclass `kind` does not have, or does without."""
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in _OURS}
+    for option in options:
+        if option not in fields:
+            nearest = difflib.get_close_matches(option, fields, n=1)
+            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            known = ", ".join(sorted(fields))
+            raise ValueError(f"{where} has no option {option!r}; {hint}{name!r} knows: {known}")
+    for option, field in fields.items():
+        if option not in options and field.default is dataclasses.MISSING:
+            raise ValueError(f"{where} needs the option {option!r}, {_TYPES[field.type]}")
+    _check_types(where, options, {option: field.type for option, field in fields.items()})
+
+
+_TYPES = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text"}
+
+
+def _check_types(where: str, options: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Refuses values of another type than `types` has; what is no plain type is left alone."""
+    for option, value in options.items():
+        kind = types.get(option)
+        if kind in _TYPES and _unfit(value, kind):
+            raise ValueError(f"{where}.{option} is {value!r}; it must be {_TYPES[kind]}")
+
+
+def _unfit(value: Any, kind: type) -> bool:
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return not (number and math.isfinite(value))
+    return not isinstance(value, kind) or (kind is int and isinstance(value, bool))

@@ -18,14 +18,14 @@ class VectorQuantizer(nn.Module):
 
     Losses, both `[batch]`, in squared units: summed over the depth D and averaged over the N
     latents of an example (Eq. 3 and the sentence after it).
-    `commitment` = ||z_e - sg[e]||^2, and with `update="loss"` `codebook` = ||sg[z_e] - e||^2.
-    Multiply by 1/D to compare with code that averages over D as well.
+    `commitment` = ||z_e - sg[e]||^2, and with `codebook_update="loss"` `codebook` =
+    ||sg[z_e] - e||^2. Multiply by 1/D to compare with code that averages over D as well.
 
     Attributes:
       codes: K, the number of codewords in each codebook.
       depth: D, the length of a codeword.
       codebooks: codes per position; position p's features are cut into this many slices.
-      update: "loss": codewords are parameters moved by the codebook term of Eq. 3;
+      codebook_update: "loss": codewords are parameters moved by the codebook term of Eq. 3;
         "ema": exponential moving averages (appendix A.1), in the collection "codebook".
       decay: gamma of Eq. 6 to 8.
       epsilon: Laplace smoothing of the counts, an addition to the paper; 0 is the paper.
@@ -41,7 +41,7 @@ class VectorQuantizer(nn.Module):
     codes: int
     depth: int
     codebooks: int = 1
-    update: str = "ema"
+    codebook_update: str = "ema"
     decay: float = 0.99
     epsilon: float = 1e-5
     debias: bool = False
@@ -57,14 +57,19 @@ class VectorQuantizer(nn.Module):
                 raise ValueError(
                     f"bottleneck.{name} is {getattr(self, name)}; it must be at least 1"
                 )
-        if self.update not in UPDATES:
-            raise ValueError(f"bottleneck.update is {self.update!r}; known: {', '.join(UPDATES)}")
+        if self.codebook_update not in UPDATES:
+            raise ValueError(
+                f"bottleneck.codebook_update is {self.codebook_update!r}; "
+                f"known: {', '.join(UPDATES)}"
+            )
         if self.start not in STARTS:
             raise ValueError(f"bottleneck.start is {self.start!r}; known: {', '.join(STARTS)}")
         if not 0 <= self.decay < 1:
             raise ValueError(f"bottleneck.decay is {self.decay}; it must be in [0, 1)")
-        if self.revive_below and self.update != "ema":
-            raise ValueError("bottleneck.revive_below works on EMA counts: set update='ema', or 0")
+        if self.revive_below and self.codebook_update != "ema":
+            raise ValueError(
+                "bottleneck.revive_below works on EMA counts: set codebook_update='ema', or 0"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -96,7 +101,7 @@ class VectorQuantizer(nn.Module):
 
         commitment = _mean_over_latents(quantized.commitment_loss)
         losses = {"commitment": commitment}
-        if self.update == "loss":
+        if self.codebook_update == "loss":
             losses["codebook"] = _mean_over_latents(quantized.codebook_loss)
         latent = jnp.moveaxis(quantized.latent, 0, -2).reshape(projected.shape)
         return BottleneckOutput(
@@ -114,13 +119,13 @@ class VectorQuantizer(nn.Module):
 
     def codebook(self) -> jax.Array:
         """The codewords, `[codebooks, codes, depth]`, float32."""
-        if self.update == "loss":
+        if self.codebook_update == "loss":
             return self.get_variable("params", "codebook")
         return self.get_variable("codebook", "state").codebook
 
     def _codebook(self, z_e: jax.Array) -> tuple[jax.Array, nn.Variable | None]:
         """Codewords to quantise with, and the EMA state they live in."""
-        if self.update == "loss":
+        if self.codebook_update == "loss":
             return self.param("codebook", lambda key: self._start(key, z_e).codebook), None
         state = self.variable("codebook", "state", lambda: self._start_state(z_e))
         return state.value.codebook, state

@@ -34,6 +34,16 @@ def _convnet(
     residual_width: int = 32,
 ) -> tuple[nn.Module, nn.Module]:
     widths = _widths(widths, least=1)
+    for name, value, least in (
+        ("last_width", last_width or 0, 0),
+        ("residual_layers", residual_layers, 0),
+        ("residual_width", residual_width, 1),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(
+                f"{name} of backbone 'convnet' is {value!r}; it must be a whole number, "
+                f"at least {least}"
+            )
     shared = {
         "residual_layers": residual_layers,
         "residual_width": residual_width,

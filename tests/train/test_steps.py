@@ -95,7 +95,7 @@ def test_four_devices_train_as_one(config, name):
         config.model.bottleneck = vae_digits.get_config().model.bottleneck
         config.loss_weights = {"reconstruction": 1.0, "kl": 1.0}
     if name == "vq-loss":
-        config.model.bottleneck.update = "loss"
+        config.model.bottleneck.codebook_update = "loss"
         config.model.bottleneck.revive_below = 0.0
         config.loss_weights = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
     if name == "vq":
@@ -125,7 +125,7 @@ def test_several_steps_in_a_call_are_those_steps_one_by_one(config):
 
 
 def test_accumulated_parts_give_the_gradient_of_the_whole(config):
-    config.model.bottleneck.update = "loss"
+    config.model.bottleneck.codebook_update = "loss"
     config.model.bottleneck.revive_below = 0.0
     config.loss_weights = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
     state, batch = start(config), stacked(digits(seed=1))
