@@ -231,7 +231,16 @@ def importance_bound(
 
 
 def _posterior(model: Any, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gives mean and log variance of q(z | x); runs inside `model.apply`."""
+    """Gives mean and log variance of q(z | x); runs inside `model.apply`.
+
+    Raises:
+        UserError: (when traced) the model's latent has no such posterior.
+    """
+    if not hasattr(model.bottleneck, "posterior"):
+        raise UserError(
+            'the evaluators "units" and "importance" need a Gaussian posterior, which '
+            f"{type(model.bottleneck).__name__} has not; leave them out for this bottleneck"
+        )
     return model.bottleneck.posterior(model.encode(image))
 
 
