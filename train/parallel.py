@@ -25,16 +25,31 @@ def start() -> None:
     JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-      UserError: a coordinator is named, but not how many processes there are.
+      UserError: a coordinator is named, but not how many processes there are, or JAX is told to
+        use devices that are not there.
     """
+    _join()
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that there is a default
+        raise UserError(
+            f"JAX cannot use the devices that it is told to ({error or 'none found'}): "
+            f"JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}; unset it to take what "
+            "there is, or install 'bottlenecks[cuda]' or 'bottlenecks[tpu]'"
+        ) from error
+
+
+def _join() -> None:
     # Read from the environment, because asking JAX for its devices would start the backend.
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         try:
             count, index = (int(os.environ[f"JAX_{n}"]) for n in ("NUM_PROCESSES", "PROCESS_ID"))
+            if not 0 <= index < count:
+                raise ValueError
         except (KeyError, ValueError):
             raise UserError(
-                "JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES and JAX_PROCESS_ID "
-                "to whole numbers too, or unset it to run alone"
+                "JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES to their number and "
+                "JAX_PROCESS_ID to one from 0 up to below it too, or unset it to run alone"
             ) from None
         jax.distributed.initialize(num_processes=count, process_id=index)
         return
