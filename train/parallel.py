@@ -33,7 +33,7 @@ def start() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts that there is a default
         raise UserError(
-            f"JAX cannot use the devices that it is told to ({error or 'none found'}): "
+            f"JAX cannot use the devices that it is told to ({str(error) or 'none found'}): "
             f"JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}; unset it to take what "
             "there is, or install 'bottlenecks[cuda]' or 'bottlenecks[tpu]'"
         ) from error
