@@ -54,7 +54,9 @@ class Writer:
     def close(self) -> None:
         """Flushes and closes the files."""
         if self._file is not None:
-            self._file.close()
+            # Every line was flushed when it was written; what is left could not be, and was told.
+            with contextlib.suppress(OSError):
+                self._file.close()
         if self._events is not None:
             self._events.close()
 
