@@ -2,13 +2,15 @@
 
 import contextlib
 import gc
+import io
 import logging
-import sys
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -18,6 +20,14 @@ from train.errors import UserError
 from train.state import TrainState
 
 log = logging.getLogger("train")
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, except that it does not ask JAX whether to stop: each asking moves JAX's count."""
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
 
 
 class Checkpoints:
@@ -38,9 +48,7 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=("state", "meta")
-        )
+        self._manager = _Manager(self.directory, options=options, item_names=("state", "meta"))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -63,11 +71,13 @@ class Checkpoints:
         """Starts writing the state; returns when its values have been copied off the devices.
 
         Raises:
-          UserError: this or the previous checkpoint could not be written (a full disk, say).
+          UserError: this or the previous checkpoint could not be written (a full disk, say), or
+            the state is not finite.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        self._check_finite(state)
         meta = {**meta, "step": step, "checksum": _checksum(state)}
         try:
             self._manager.save(
@@ -88,9 +98,27 @@ class Checkpoints:
         except Exception as error:
             raise self._cannot_write(error) from error
 
+    def last_good(self) -> str:
+        """Says which checkpoint a run that went wrong has to go back to."""
+        with contextlib.suppress(UserError):
+            self.wait()
+        good = max(self.steps(), default=None)
+        return "no checkpoint was written before" if good is None else f"step {good} was saved before"
+
+    def _check_finite(self, state: TrainState) -> None:
+        # A figure in the window may have no value at times; what is learned must have one.
+        for path, leaf in jax.tree.leaves_with_path(state._replace(window=None)):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(_local(leaf)).all():
+                raise UserError(
+                    f"not all of {jax.tree_util.keystr(path)} is finite after step "
+                    f"{int(state.step)}; {self.last_good()}. Try a smaller "
+                    "optimizer.learning_rate, optimizer.clip_norm=1, or more warm-up"
+                )
+
     def _cannot_write(self, error: Exception) -> UserError:
         intact = ", ".join(map(str, self.steps())) or "none"
-        reason = " ".join(str(error).split())[:300]
+        full = "No space left" in str(error) or "quota" in str(error)
+        reason = "no space is left" if full else " ".join(str(error).split())[:300]
         return UserError(
             f"a checkpoint could not be written to {self.directory}: {reason}. Complete "
             f"checkpoints: {intact}. Make room or choose another --workdir, and start again"
@@ -118,11 +146,8 @@ class Checkpoints:
         steps = self.steps()
         reasons = []
         for step in reversed(steps):
-            try:
-                with _quietly():
-                    state = self._read(step, abstract)
-            except Exception as error:  # whatever Orbax makes of a damaged file
-                reason = " ".join(str(error).split())[:200]
+            state, reason = self._try_to_read(step, abstract)
+            if state is None:
                 reasons.append(f"step {step}: {reason}")
                 log.warning("checkpoint %s cannot be read (%s)", self.directory / str(step), reason)
                 continue
@@ -138,6 +163,18 @@ class Checkpoints:
                 "If it was written by another config or version, use that one, or a new --workdir"
             )
         return None
+
+    def _try_to_read(self, step: int, abstract: TrainState) -> tuple[TrainState | None, str]:
+        """The state, or None and why not."""
+        with _quietly():
+            try:
+                return self._read(step, abstract), ""
+            except Exception as error:  # whatever Orbax makes of a damaged file
+                reason = " ".join(str(error).split())[:200]
+            # What the error held on to can go now, and has something to say in going.
+            time.sleep(0.2)
+            gc.collect()
+        return None, reason
 
     def _read(self, step: int, abstract: TrainState) -> TrainState:
         sharding = parallel.replicated()
@@ -156,29 +193,40 @@ class Checkpoints:
 
     def _move_aside(self, step: int) -> None:
         if parallel.is_first_process():
-            aside = self.directory.parent / f"damaged-checkpoint-{step}"
-            if aside.exists():
-                aside.rmtree()
+            name, count = f"damaged-checkpoint-{step}", 1
+            while (aside := self.directory.parent / name).exists():
+                count += 1
+                name = f"damaged-checkpoint-{step}-{count}"
             (self.directory / str(step)).rename(aside)
             log.warning("moved the damaged checkpoint to %s", aside)
+        parallel.wait_for_all(f"moved aside {step}")
         self._manager.reload()
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Drops the tracebacks that Orbax's unfinished coroutines print beside the error they raise."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    """Drops what the other reads of a checkpoint print when one of them has failed.
+
+    Orbax gives up at the first error. Reads on their way then find nobody to report to, and
+    TensorStore's threads and asyncio say so on the error stream, some of them a little later.
+    """
+    asyncio_log = logging.getLogger("asyncio")
+    before, asyncio_log.disabled = asyncio_log.disabled, True
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
-        gc.collect()
-        sys.unraisablehook = hook
+        asyncio_log.disabled = before
 
 
 def _checksum(state: TrainState) -> int:
     """CRC-32 over the bytes of all leaves, in tree order: Orbax fills a lost file with zeros."""
     checksum = 0
     for leaf in jax.tree.leaves(state):
-        local = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
-        checksum = zlib.crc32(np.ascontiguousarray(local).tobytes(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(_local(leaf)).tobytes(), checksum)
     return checksum
+
+
+def _local(leaf: Any) -> np.ndarray:
+    """A leaf's copy in this process, on the host."""
+    return np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)

@@ -1,22 +1,31 @@
-"""SIGTERM and Ctrl-C: asked once, a run saves and stops; asked twice, it stops at once."""
+"""SIGTERM and Ctrl-C: told once, a run saves and stops; Ctrl-C twice stops it at once."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 
+from train import parallel
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupts:
-    """Notes, while entered, that the run was told to stop; `requested` says so."""
+    """Notes, while entered, that the run was told to stop.
+
+    Alone, a process looks at its own signals. Several processes stop when SIGTERM reached any of
+    them, all at the same call of `requested`; there, Ctrl-C keeps its meaning.
+    """
 
     def __init__(self) -> None:
-        self.requested = False
+        self._told = False
+        self._calls = 0
         self._before = {}
 
     def __enter__(self) -> "Interrupts":
-        # Python allows handlers in the main thread alone; elsewhere signals keep their meaning.
-        if threading.current_thread() is threading.main_thread():
+        # JAX's own handler of SIGTERM tells the other processes, so it has to stay. Python allows
+        # handlers in the main thread alone; elsewhere signals keep their meaning.
+        alone = not parallel.has_peers()
+        if alone and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
@@ -29,7 +38,12 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def requested(self) -> bool:
+        """Whether to stop here. All processes must ask at the same places, equally often."""
+        self._calls += 1
+        return self._told or (parallel.has_peers() and parallel.preempted(self._calls))
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self._told and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self._told = True

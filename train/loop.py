@@ -116,25 +116,27 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
         progress = Progress(total=config.train.steps, done=start)
 
         # -------------------------------------------------------- what happens between steps
-        def settle(step: int, window: Window) -> None:
+        def settle(step: int, window: Window, *, look: bool = False) -> None:
             """Looks at the figures of a finished step; stops if they are not finite."""
             progress.move(step)
             due = _due(step, config.log_every)
-            if not (due or progress.wants_figures()):
+            if not (look or due or progress.wants_figures()):
                 jax.block_until_ready(window.steps)
                 return
             seen = jax.device_get(window)
-            if seen.broken >= 0:
-                good = max(checkpoints.steps(), default=0)
+            # Not where the clock alone made it look: all processes have to stop at the same step.
+            if seen.broken >= 0 and (look or due):
                 raise UserError(
-                    f"the loss or its gradient is not finite since step {seen.broken} (between "
-                    f"steps {good} and {step}); the checkpoint of step {good} is the last good "
-                    "one. Try a smaller optimizer.learning_rate, optimizer.clip_norm=1, or more "
-                    "warm-up"
+                    f"the loss or its gradient is not finite since step {seen.broken} (found after "
+                    f"step {step}); {checkpoints.last_good()}. Try a smaller "
+                    "optimizer.learning_rate, optimizer.clip_norm=1, or more warm-up"
                 )
             progress.show(seen.last)
             if due:
                 writer.write(step, "train", {k: v / seen.steps for k, v in seen.sums.items()})
+
+        def save() -> None:
+            checkpoints.save(state, {"config": config.to_dict(), "versions": versions()})
 
         def measure(step: int) -> None:
             """Evaluates after `step`, unless that has been done and written."""
@@ -142,7 +144,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
             if not (final or _due(step, config.evaluation.every)) or writer.has(step, "test"):
                 return
             evaluated = (evaluate_finally if final else evaluate)(
-                evaluation_variables(state), stop=lambda: interrupts.requested
+                evaluation_variables(state), stop=interrupts.requested
             )
             if final:
                 save_evaluation(path, step, evaluated)
@@ -151,6 +153,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
         # -------------------------------------------------------- the loop
         # DO NOT CHANGE THE ORDER: log, save, evaluate. A run stopped anywhere in it and started
         # again then writes the same lines as one that was not stopped.
+        stopped = False
         try:
             measure(start)
             before = None
@@ -160,22 +163,22 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
                 if before is not None:
                     settle(*before)
                 before = (step, window)
-                stop = parallel.preempted(step) or (
-                    interrupts.requested and jax.process_count() == 1
-                )
+                stop = interrupts.requested()
                 last = step == config.train.steps
-                if stop or last or _due(step, config.checkpoint_every):
-                    settle(*before)
+                saves = last or _due(step, config.checkpoint_every)
+                evaluates = last or _due(step, config.evaluation.every)
+                if stop or saves or evaluates:
+                    settle(*before, look=True)
                     before = None
-                    checkpoints.save(state, {"config": config.to_dict(), "versions": versions()})
+                if saves:
+                    save()
                 if stop:
                     raise Stopped
-                if last or _due(step, config.evaluation.every):
-                    if before is not None:
-                        settle(*before)
-                        before = None
+                if evaluates:
                     measure(step)
         except Stopped:
+            stopped = True
+            save()
             checkpoints.wait()
             log.info("told to stop: saved step %d; the same command goes on", int(state.step))
         finally:
@@ -183,7 +186,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
             writer.close()
 
     # ------------------------------------------------------------ finish
-    if int(state.step) == config.train.steps and parallel.is_first_process():
+    if not stopped and parallel.is_first_process():
         report.finish(path, config, evaluation_variables(state))
     return state
 

@@ -143,6 +143,12 @@ def replicated() -> NamedSharding:
     return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
 
 
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here; `name` says where."""
+    if has_peers():
+        multihost_utils.sync_global_devices(name)
+
+
 def to_global(tree: Any) -> Any:
     """The form in which every process may hand the same tree to the checkpointer."""
     if jax.process_count() == 1:
@@ -152,6 +158,14 @@ def to_global(tree: Any) -> Any:
     )
 
 
-def preempted(step: int) -> bool:
-    """Whether all processes agreed to stop after this step, because one was told to."""
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+def has_peers() -> bool:
+    """Whether other processes train the same run."""
+    return jax.process_count() > 1
+
+
+def preempted(call: int) -> bool:
+    """Whether all processes stop at this call, because one of them was sent SIGTERM.
+
+    True once, at the same number on all processes; `call` goes up by one from call to call.
+    """
+    return multihost_utils.reached_preemption_sync_point(call)
