@@ -78,7 +78,7 @@ def abstract_state(config: ConfigDict) -> TrainState:
     try:
         names = steps.measured_names(model, batch, config.loss_weights)
         return jax.eval_shape(make_state(config, model, optimizer, names), jax.random.key(0), batch)
-    except (ValueError, TypeError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(f"the config describes no model: {error}") from error
 
 
