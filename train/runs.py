@@ -131,7 +131,7 @@ def read_config(workdir: str) -> ConfigDict:
     if not path.exists():
         raise UserError(f"{workdir} is not the folder of a run: it has no config.json")
     try:
-        config = ConfigDict(json.loads(path.read_text()))
+        config = ConfigDict(dict(json.loads(path.read_text())))
         check_fields(config)
     except (OSError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or use a new folder") from error
