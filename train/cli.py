@@ -72,7 +72,7 @@ def _fail(error: Exception | str) -> None:
 
 
 def _check_given(name: str, what: str) -> None:
-    if name in flags.FLAGS and not flags.FLAGS[name].value:
+    if name in flags.FLAGS and flags.FLAGS[name].value in (None, ""):
         raise UserError(f"--{name} is missing: {what}")
 
 
