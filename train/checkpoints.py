@@ -102,8 +102,10 @@ class Checkpoints:
         """Says which checkpoint a run that went wrong has to go back to."""
         with contextlib.suppress(UserError):
             self.wait()
-        good = max(self.steps(), default=None)
-        return "no checkpoint was written before" if good is None else f"step {good} was saved before"
+        steps = self.steps()
+        return (
+            f"the last good checkpoint is that of step {steps[-1]}" if steps else "none was saved"
+        )
 
     def _check_finite(self, state: TrainState) -> None:
         # A figure in the window may have no value at times; what is learned must have one.
