@@ -1,0 +1,133 @@
+"""A run that takes seconds: its config, the command that trains it, and what it must leave."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from train import runs
+from train.checkpoints import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+
+# Evaluations fall on steps with and without a checkpoint, and every one after a logged line.
+TINY = """
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.name = "tiny"
+    config.model.image_shape = (8, 8, 1)
+    config.model.backbone = ConfigDict({"name": "mlp", "widths": (16,), "activation": "tanh"})
+    config.model.bottleneck = base.ema_codebook(codes=8, depth=4)
+    config.model.bottleneck.codebooks = 4
+    config.model.bottleneck.start = "data"  # k-means takes longer to compile
+    config.model.bottleneck.decay = 0.9
+    config.model.bottleneck.revive_below = 0.5
+    config.loss_weights = ConfigDict({"reconstruction": 2 / 64, "commitment": 0.25 / 16})
+    config.data.source = "digits"
+    config.data.holdout = 0.2
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.train.steps = 12
+    config.train.batch_size = 32
+    config.evaluation.batch_size = 128
+    config.evaluation.evaluators = ("losses", "codes")
+    config.evaluation.every = 6
+    config.log_every = 3
+    config.checkpoint_every = 4
+    return config
+"""
+
+
+@pytest.fixture
+def tiny():
+    """A fresh tiny config, to change and to train in this process."""
+    names = {}
+    exec(TINY, names)
+    return names["get_config"]()
+
+
+@pytest.fixture
+def compiled_once(tmp_path):
+    """Starts of one program after the first find it compiled."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path / "compiled"), 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("configs") / "tiny.py"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def start_command(tiny_file, tmp_path_factory):
+    """`start_command(workdir, *options, devices=1, **environment) -> Popen`."""
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def start(workdir, *options, devices=1, **environment):
+        command = [sys.executable, "-m", "train", f"--config={tiny_file}", f"--workdir={workdir}"]
+        return subprocess.Popen(
+            [*command, *options],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "JAX_NUM_CPU_DEVICES": str(devices),
+                # The same few programs, over and over.
+                "JAX_COMPILATION_CACHE_DIR": str(cache),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def final_state():
+    """`final_state(workdir)`: the newest checkpoint's state, as NumPy arrays."""
+
+    def read(workdir):
+        abstract = runs.abstract_state(runs.read_config(str(workdir)))
+        with Checkpoints(workdir / "checkpoints", keep=1, read_only=True) as checkpoints:
+            return jax.tree.map(np.asarray, checkpoints.restore(abstract))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def assert_same_run(final_state):
+    """Two finished runs have the same bits in all that does not depend on the clock."""
+
+    def check(workdir, straight):
+        ours, theirs = final_state(workdir), final_state(straight)
+        for (path, x), y in zip(
+            jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
+        ):
+            assert x.dtype == y.dtype
+            assert x.tobytes() == y.tobytes(), jax.tree_util.keystr(path)
+        for name in ("metrics.jsonl", "evaluation.json", "config.json"):
+            assert (workdir / name).read_bytes() == (straight / name).read_bytes(), name
+
+    return check
