@@ -1,0 +1,170 @@
+"""Every experiment: its config is whole, takes a step, and is what its paper or its name says."""
+
+import importlib
+import inspect
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train import parallel, runs, steps
+from train.checks import check
+from train.data import Batches, load_source, make_transform
+from train.data.sources import InMemory
+from train.evaluate import check_evaluators
+
+ROOT = Path(__file__).parents[2]
+VARIANTS = {"vqvae_cifar10": ("kmeans", "released")}
+NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"})
+# Too large to take a step here: these are traced and lowered at their full size and batch.
+LARGE = ("vae_cifar10", "vqvae_cifar10_paper", "vqvae_imagenet128")
+# The first variant is the default.
+ALL = [(name, *extra) for name in NAMES for extra in ((), *zip(VARIANTS.get(name, ())[1:]))]
+
+
+def module(name):
+    return importlib.import_module(f"configs.{name}")
+
+
+def build(name, *variant):
+    return module(name).get_config(*variant)
+
+
+def training_step(config):
+    """The step of a run with this config, on one device."""
+    model = runs.build_model(config, axis_name=parallel.AXIS)
+    step = steps.make_train_step(
+        model,
+        steps.make_optimizer(config.optimizer, config.train.steps),
+        key=jax.random.key(config.seed),
+        weights=config.loss_weights.to_dict(),
+        schedule=steps.learning_rate(config.optimizer, config.train.steps),
+        accumulate=config.train.accumulate,
+        average_decay=config.train.average_decay,
+        log_every=config.log_every,
+    )
+    return jax.pmap(
+        step,
+        axis_name=parallel.AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=jax.local_devices()[:1],
+    )
+
+
+def small_batch(config, rows=4):
+    """Real examples where the data come with the installation, else noise of their shape."""
+    if config.data.source.startswith("tfds:"):
+        shape = (rows, *config.data.image_shape)
+        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        source = InMemory({"image": noise})
+    else:
+        source = load_source(config.data, "train")
+    transform = make_transform(config.data, "train")
+    return Batches(source, batch_size=rows, seed=0, transform=transform)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_says_what_it_is_and_how_to_run_it(name):
+    assert build(name).name == name
+    text = module(name).__doc__
+    assert f"python -m train --config configs/{name}.py --workdir " in text
+    assert f"/{name}\n" in text
+    takes = inspect.signature(module(name).get_config).parameters
+    assert bool(takes) == (name in VARIANTS)
+    for variant in VARIANTS.get(name, ())[1:]:
+        assert f"configs/{name}.py:{variant}" in text
+
+
+@pytest.mark.parametrize("experiment", ALL, ids=":".join)
+def test_a_config_passes_the_checks_of_a_run(experiment, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = build(*experiment)
+    check(config)
+    check_evaluators(config, runs.abstract_state(config))
+
+
+def test_variants():
+    config = build("vqvae_cifar10")
+    assert config.to_dict() == build("vqvae_cifar10", "kmeans").to_dict()
+    released = build("vqvae_cifar10", "released").model.bottleneck
+    assert (released.start, released.debias, released.revive_below) == ("uniform", True, 0)
+    with pytest.raises(ValueError, match="no variant 'sgd'; known: kmeans, released"):
+        build("vqvae_cifar10", "sgd")
+
+
+@pytest.mark.parametrize("experiment", [e for e in ALL if e[0] not in LARGE], ids=":".join)
+def test_a_config_takes_a_step(experiment):
+    config = build(*experiment)
+    batch = small_batch(config)
+    assert batch["image"].shape == (4, *config.model.image_shape)
+    config.model.data_variance = config.model.data_variance or 0.1
+    optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
+    names = list(runs.abstract_state(config).window.sums)
+    create = runs.make_state(config, runs.build_model(config), optimizer, names)
+    start = jax.jit(create)(jax.random.key(0), batch)
+    stacked = jax.tree.map(lambda x: x[None, None], batch)  # one device, one step
+    state, window = training_step(config)(start, stacked)
+    assert int(state.step) == 1
+    seen = {name: float(value) for name, value in window.last.items()}
+    assert all(math.isfinite(value) for value in seen.values()), seen
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), start.params, state.params)
+    assert all(jax.tree.leaves(moved)), moved
+    weights = config.loss_weights
+    assert seen["loss"] == pytest.approx(sum(weights[n] * seen[n] for n in weights), rel=1e-5)
+    if config.model.bottleneck.name == "vq":
+        # As in the authors' notebook: error over variance, and a quarter of the mean over depth.
+        constant = math.log(2 * math.pi * config.model.data_variance)
+        quarter = 0.25 * seen["commitment"] / config.model.bottleneck.depth
+        assert seen["loss"] - constant == pytest.approx(seen["nmse"] + quarter, rel=1e-4)
+        codebook = state.collections["codebook"]["bottleneck"]["state"]
+        assert codebook.codebook.shape[1:] == tuple(
+            config.model.bottleneck[n] for n in ("codes", "depth")
+        )
+        assert int(codebook.step[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "bits_per_token"),
+    [
+        ("vqvae_imagenet128", (32, 32, 1), 9),
+        ("vqvae_cifar10_paper", (8, 8, 10), 9),
+        ("vae_cifar10", (8, 8, 16), None),
+    ],
+)
+def test_a_large_config_lowers_at_full_size(name, code, bits_per_token):
+    config = build(name)
+    state = runs.abstract_state(config)
+    rows, shape = config.train.batch_size, tuple(config.model.image_shape)
+    assert rows == 128
+    batch = {"image": jax.ShapeDtypeStruct((1, 1, rows, *shape), np.uint8)}
+    text = training_step(config).lower(state, batch).as_text()
+    assert f"tensor<{rows}x{'x'.join(map(str, shape))}xf32>" in text
+
+    variables = {"params": state.params, **state.collections}
+    images = {"image": jax.ShapeDtypeStruct((rows, *shape), np.uint8)}
+    model = runs.build_model(config)
+    output = jax.eval_shape(
+        lambda v, b: model.apply(v, b, train=False, rngs={"sample": jax.random.key(0)}),
+        variables,
+        images,
+    )
+    assert output.code.shape == (rows, *code)
+    assert output.reconstruction.shape == (rows, *shape)
+    if bits_per_token:
+        assert 2**bits_per_token == config.model.bottleneck.codes
+        assert jnp.issubdtype(output.code.dtype, jnp.integer)
+    if name == "vqvae_imagenet128":
+        # Section 4.2: "a reduction of 128x128x3x8 / 32x32x9 = 42.6 in bits".
+        reduction = math.prod(shape) * 8 / (math.prod(code) * bits_per_token)
+        assert reduction == pytest.approx(42.6, abs=0.1)
+
+
+def test_building_a_config_prints_nothing_and_needs_no_data(capsys, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "/not/there")
+    for experiment in ALL:
+        build(*experiment)
+    assert capsys.readouterr() == ("", "")
