@@ -4,6 +4,7 @@ import contextlib
 import gc
 import io
 import logging
+import shutil
 import time
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from train.errors import UserError
 from train.state import TrainState
 
 log = logging.getLogger("train")
+_FILE = 4096  # bytes on disk that a file takes at least
 
 
 class _Manager(ocp.CheckpointManager):
@@ -37,6 +39,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | epath.Path, *, keep: int, read_only: bool = False) -> None:
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_news)
         directory = epath.Path(directory)
         # Orbax takes absolute paths alone; resolving a bucket's would spoil it.
         self.directory = directory if directory.is_absolute() else directory.resolve()
@@ -78,6 +82,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._check_finite(state)
+        self._check_room(state)
         meta = {**meta, "step": step, "checksum": _checksum(state)}
         try:
             self._manager.save(
@@ -116,6 +121,17 @@ class Checkpoints:
                     f"{int(state.step)}; {self.last_good()}. Try a smaller "
                     "optimizer.learning_rate, optimizer.clip_norm=1, or more warm-up"
                 )
+
+    def _check_room(self, state: TrainState) -> None:
+        # Orbax notices a full disk while it writes, in threads that print what they think of it.
+        if "://" in str(self.directory) or parallel.has_peers():
+            return
+        self.wait()
+        leaves = jax.tree.leaves(state)
+        needed = sum(leaf.nbytes for leaf in leaves) + _FILE * len(leaves)
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise self._cannot_write(OSError(f"it needs up to {needed:,} bytes, {free:,} are free"))
 
     def _cannot_write(self, error: Exception) -> UserError:
         intact = ", ".join(map(str, self.steps())) or "none"
@@ -205,20 +221,21 @@ class Checkpoints:
         self._manager.reload()
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not so the tracebacks of what Orbax also raises: here that becomes one line."""
+    by_orbax = record.exc_info and "orbax" in record.pathname
+    return not (by_orbax or "exception was never retrieved" in record.getMessage())
+
+
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Drops what the other reads of a checkpoint print when one of them has failed.
 
     Orbax gives up at the first error. Reads on their way then find nobody to report to, and
-    TensorStore's threads and asyncio say so on the error stream, some of them a little later.
+    TensorStore's threads say so on the error stream, some of them a little later.
     """
-    asyncio_log = logging.getLogger("asyncio")
-    before, asyncio_log.disabled = asyncio_log.disabled, True
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        asyncio_log.disabled = before
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _checksum(state: TrainState) -> int:
