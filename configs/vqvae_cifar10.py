@@ -2,6 +2,9 @@
 
     python -m train --config configs/vqvae_cifar10.py --workdir runs/vqvae_cifar10
 
+2 CPU cores: 24 minutes beside other work. Mean of the last 100 training steps: normalised error
+0.0563, perplexity 340. Validation: 0.0555, perplexity 426 over the split, all 512 codes used.
+
 32x32x3 to 8x8 codes of K=512, EMA codebook, Adam 3e-4, batch 32, 10,000 steps. The notebook prints,
 as the mean of the last 100 training steps, a normalised reconstruction error of 0.056 and a
 perplexity of 326. Its codebook starts uniform, with averages that start at zero and leave unmet
