@@ -2,7 +2,7 @@
 
     python -m train --config configs/vae_cifar10.py --workdir runs/vae_cifar10
 
-Meant for a GPU, for most of a day; not run by us.
+Meant for a GPU; not run by us, who have had none.
 
 van den Oord et al. 2017, section 4.1, give 4.51 bits/dim for their VAE; its latent is not
 described there, and ours (8x8 positions of 16 units) is our choice.

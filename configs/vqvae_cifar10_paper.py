@@ -2,13 +2,13 @@
 
     python -m train --config configs/vqvae_cifar10_paper.py --workdir runs/vqvae_cifar10_paper
 
-Meant for a GPU, for most of a day; not run by us, so that we have no number of our own. Published:
-4.67 bits/dim with a trained prior, which is not here yet; `nll_uniform_prior_bits_per_dim` is the
-bound with a uniform one. 640 codes of 9 bits are 1.875 bits/dim.
+Meant for a GPU; not run by us, who have had none, so that neither time nor figure is ours. The
+paper gives 4.67 bits/dim with a trained prior, which is not here yet; our
+`nll_uniform_prior_bits_per_dim` is the bound with a uniform one (640 codes of 9 bits: 1.875).
 
 256 units, 8x8x10 latents, Eq. 3 with beta = 0.25, Adam 2e-4, batch 128, 250,000 steps. The paper
-gives 4.67 bits/dim with its prior. It does not say K, the codes' depth or the likelihood: 10
-codebooks of K=512 and depth 64, and a 256-way softmax, are our choice.
+does not say K, the codes' depth or the likelihood: 10 codebooks of K=512 and depth 64, and a
+256-way softmax, are our choice.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
     python -m train --config configs/vqvae_imagenet128.py --workdir gs://BUCKET/vqvae_imagenet128
 
-Meant for several GPUs or a TPU slice, for days; not run by us beyond smoke runs, and the paper
-gives pictures and no figure to expect.
+Meant for GPUs or a TPU slice; not run by us beyond a smoke run, and the paper gives pictures and no
+figure to expect.
 
 128x128x3 to 32x32x1 codes of K=512, 42.6 times fewer bits than the pixels. The network is that of
 the authors' notebook (128 units, 2 residual layers of 32, depth 64), batch 128. Prepare
