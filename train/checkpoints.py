@@ -2,12 +2,13 @@
 
 import contextlib
 import gc
-import io
+import inspect
 import logging
 import shutil
+import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,6 +56,7 @@ class Checkpoints:
         self._manager = _Manager(self.directory, options=options, item_names=("state", "meta"))
 
     def __enter__(self) -> "Checkpoints":
+        self._hook, sys.unraisablehook = sys.unraisablehook, _drop_orphans(sys.unraisablehook)
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -64,7 +66,10 @@ class Checkpoints:
             if kind is None:
                 raise
         finally:
-            self._manager.close()
+            # It waits once more, and raises once more what `wait` has told.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            sys.unraisablehook = self._hook
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, oldest first."""
@@ -184,14 +189,13 @@ class Checkpoints:
 
     def _try_to_read(self, step: int, abstract: TrainState) -> tuple[TrainState | None, str]:
         """The state, or None and why not."""
-        with _quietly():
-            try:
-                return self._read(step, abstract), ""
-            except Exception as error:  # whatever Orbax makes of a damaged file
-                reason = " ".join(str(error).split())[:200]
-            # What the error held on to can go now, and has something to say in going.
-            time.sleep(0.2)
-            gc.collect()
+        try:
+            return self._read(step, abstract), ""
+        except Exception as error:  # whatever Orbax makes of a damaged file
+            reason = " ".join(str(error).split())[:200]
+        # What the error held on to can go now, and has something to say in going.
+        time.sleep(0.2)
+        gc.collect()
         return None, reason
 
     def _read(self, step: int, abstract: TrainState) -> TrainState:
@@ -227,15 +231,21 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (by_orbax or "exception was never retrieved" in record.getMessage())
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Drops what the other reads of a checkpoint print when one of them has failed.
+def _drop_orphans(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The hook `sys.unraisablehook`, deaf to what is left of Orbax's work after an error.
 
-    Orbax gives up at the first error. Reads on their way then find nobody to report to, and
-    TensorStore's threads say so on the error stream, some of them a little later.
+    Orbax gives up at the first error. Its other reads and writes then find nobody to report to, and
+    say so on the error stream, some of them a little later.
     """
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
+
+    def hear(event: Any) -> None:
+        closed = isinstance(event.exc_value, RuntimeError) and "loop is closed" in str(
+            event.exc_value
+        )
+        if not (closed or inspect.iscoroutine(event.object)):
+            hook(event)
+
+    return hear
 
 
 def _checksum(state: TrainState) -> int:
