@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+import train.loop
 from train import runs
 from train.checkpoints import Checkpoints
 
@@ -68,6 +69,13 @@ def compiled_once(tmp_path):
     for name, value in zip(names, before, strict=True):
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def here(monkeypatch, compiled_once):
+    """`here(config, workdir)` trains without the pictures."""
+    monkeypatch.setattr(train.loop.report, "finish", lambda *_: None)
+    return lambda config, workdir: train.loop.train_and_evaluate(config, str(workdir))
 
 
 @pytest.fixture(scope="session")

@@ -127,13 +127,6 @@ def test_a_finished_run_shows_its_table_again_and_changes_nothing(start_command,
 
 
 @pytest.fixture
-def here(monkeypatch, compiled_once):
-    """`here(config, workdir)` trains without the pictures."""
-    monkeypatch.setattr(train.loop.report, "finish", lambda *_: None)
-    return lambda config, workdir: train.loop.train_and_evaluate(config, str(workdir))
-
-
-@pytest.fixture
 def signal_at(monkeypatch):
     """`signal_at(place, number)`: SIGTERM when that line is written, or in that evaluation."""
     pending, count = [], 0
