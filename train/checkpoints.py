@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -195,7 +196,9 @@ class Checkpoints:
             reason = " ".join(str(error).split())[:200]
         # What the error held on to can go now, and has something to say in going.
         time.sleep(0.2)
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            gc.collect()
         return None, reason
 
     def _read(self, step: int, abstract: TrainState) -> TrainState:
@@ -239,9 +242,7 @@ def _drop_orphans(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """
 
     def hear(event: Any) -> None:
-        closed = isinstance(event.exc_value, RuntimeError) and "loop is closed" in str(
-            event.exc_value
-        )
+        closed = str(event.exc_value) == "Event loop is closed"
         if not (closed or inspect.iscoroutine(event.object)):
             hook(event)
 
