@@ -89,10 +89,11 @@ def tiny_file(tmp_path_factory):
 def start_command(tiny_file, tmp_path_factory):
     """`start_command(workdir, *options, devices=1, **environment) -> Popen`."""
     cache = tmp_path_factory.mktemp("compiled")
+    started = []
 
     def start(workdir, *options, devices=1, **environment):
         command = [sys.executable, "-m", "train", f"--config={tiny_file}", f"--workdir={workdir}"]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, *options],
             cwd=ROOT,
             env={
@@ -108,8 +109,14 @@ def start_command(tiny_file, tmp_path_factory):
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:  # of a test that failed
+        if not process.stderr.closed:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture(scope="session")
