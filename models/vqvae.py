@@ -87,14 +87,13 @@ class VectorQuantizer(nn.Module):
         z_e = jnp.moveaxis(
             projected.reshape(*projected.shape[:-1], self.codebooks, self.depth), -2, 0
         )
-        codebook, state = self._codebook(z_e)
-        quantized = jax.vmap(vq.quantize)(z_e, codebook)
-
         token_mask = None
         if mask is not None:
             token_mask = jnp.broadcast_to(
                 mask.reshape(-1, *[1] * (z_e.ndim - 3)), z_e.shape[1:-1]
             ).astype(jnp.float32)
+        codebook, state = self._codebook(z_e, token_mask)
+        quantized = jax.vmap(vq.quantize)(z_e, codebook)
         metrics = {}
         if train and not self.is_initializing():
             metrics = self._learn(state, z_e, quantized.index, token_mask)
@@ -123,30 +122,34 @@ class VectorQuantizer(nn.Module):
             return self.get_variable("params", "codebook")
         return self.get_variable("codebook", "state").codebook
 
-    def _codebook(self, z_e: jax.Array) -> tuple[jax.Array, nn.Variable | None]:
+    def _codebook(
+        self, z_e: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, nn.Variable | None]:
         """Codewords to quantise with, and the EMA state they live in."""
         if self.codebook_update == "loss":
-            return self.param("codebook", lambda key: self._start(key, z_e).codebook), None
-        state = self.variable("codebook", "state", lambda: self._start_state(z_e))
+            return self.param("codebook", lambda key: self._start(key, z_e, mask).codebook), None
+        state = self.variable("codebook", "state", lambda: self._start_state(z_e, mask))
         return state.value.codebook, state
 
-    def _start(self, key: jax.Array, z_e: jax.Array) -> vq.KMeans:
+    def _start(self, key: jax.Array, z_e: jax.Array, mask: jax.Array | None) -> vq.KMeans:
         """First codewords, and how many features of the first batch each stands for."""
         # `init` sees the whole first batch on one device, so the start is the same on any number.
-        rows = jax.lax.stop_gradient(z_e.reshape(self.codebooks, -1, self.depth))
+        rows = jax.lax.stop_gradient(z_e)
         keys = jax.random.split(key, self.codebooks)
         if self.start == "kmeans":
-            return jax.vmap(lambda k, x: vq.kmeans(k, x, self.codes))(keys, rows)
+            return jax.vmap(lambda k, x: vq.kmeans(k, x, self.codes, mask=mask))(keys, rows)
         if self.start == "data":
-            codebook = jax.vmap(lambda k, x: vq.sample_rows(k, x, self.codes))(keys, rows)
+            codebook = jax.vmap(lambda k, x: vq.sample_rows(k, x, self.codes, mask=mask))(
+                keys, rows
+            )
         else:
             limit = math.sqrt(3 / self.depth)
             shape = (self.codebooks, self.codes, self.depth)
             codebook = jax.random.uniform(key, shape, minval=-limit, maxval=limit)
         return vq.KMeans(codebook.astype(jnp.float32), jnp.ones(codebook.shape[:-1]))
 
-    def _start_state(self, z_e: jax.Array) -> vq.CodebookState:
-        start = self._start(self.make_rng("params"), z_e)
+    def _start_state(self, z_e: jax.Array, mask: jax.Array | None) -> vq.CodebookState:
+        start = self._start(self.make_rng("params"), z_e, mask)
         # A cluster that k-means left empty still counts as one, or its code would be 0 / 0.
         counts = jnp.maximum(start.counts, 1.0)
         return jax.vmap(lambda e, n: vq.start_codebook(e, count=n, debias=self.debias))(
