@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from train.data.statistics import data_statistics
 from train.data.transforms import make_transform
 from train.metrics import build_evaluators, codes, likelihood
 from train.metrics.image import mean_image_baseline
+from train.progress import watched
 from train.state import TrainState, evaluation_variables
 from train.writers import write_whole
 
@@ -96,7 +98,8 @@ def make_evaluation(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        for number, batch in enumerate(batches):
+        count = math.ceil(len(source) / config.evaluation.batch_size)
+        for number, batch in enumerate(watched(batches, total=count)):
             if stop is not None and stop():
                 raise Stopped
             batch_key = jax.random.fold_in(key, number)

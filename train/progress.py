@@ -2,12 +2,23 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
 from train import parallel
 
 SHOWN = ("loss", "nmse", "perplexity", "kl")
+
+
+def watched(batches: Iterable[Any], *, total: int) -> Iterator[Any]:
+    """Yields the batches of an evaluation, under a bar of its own where a person looks on."""
+    hidden = not (parallel.is_first_process() and sys.stderr.isatty())
+    bar = tqdm(
+        batches, total=total, desc="evaluating", unit=" batches", leave=False, disable=hidden
+    )
+    return iter(bar)
 
 
 class Progress:
