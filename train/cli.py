@@ -43,6 +43,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     logging.getLogger("train").setLevel(logging.INFO)
     try:
         rest = flags.FLAGS(sys.argv)
+        # Orbax and TFDS remark on themselves through absl at every start; parsing has set its level.
+        logging.getLogger("absl").setLevel(logging.ERROR)
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}; options are written --name=value")
         _check_given("config", "the experiment, such as --config configs/vqvae_digits.py")
