@@ -43,7 +43,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     logging.getLogger("train").setLevel(logging.INFO)
     try:
         rest = flags.FLAGS(sys.argv)
-        # Orbax and TFDS remark on themselves through absl at every start; parsing has set its level.
+        # Orbax and TFDS remark on themselves at every start; parsing has just set the level.
         logging.getLogger("absl").setLevel(logging.ERROR)
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}; options are written --name=value")
