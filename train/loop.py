@@ -182,7 +182,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
             checkpoints.wait()
             log.info("told to stop: saved step %d; the same command goes on", int(state.step))
         finally:
-            log.info("%s", progress.close())
+            speed = progress.close()
+            if parallel.is_first_process():
+                log.info("%s", speed)
             writer.close()
 
     # ------------------------------------------------------------ finish
