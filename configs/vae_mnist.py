@@ -2,6 +2,9 @@
 
     python -m train --config configs/vae_mnist.py --workdir runs/vae_mnist
 
+2 CPU cores shared with other work: 63 minutes, 27 of them for the 5000 draws of the final
+evaluation. Test split: 89.28 nats with 5000 draws, ELBO -92.80, 14 active units.
+
 784 - 200 - 200 - 50 - 200 - 200 - 784 with tanh, pixels binarised anew each time they are seen.
 Burda et al. give 86.76 nats (5000 draws) and 19 active units after 3,280 passes over the data.
 """
