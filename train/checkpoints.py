@@ -23,7 +23,7 @@ from train.errors import UserError
 from train.state import TrainState
 
 log = logging.getLogger("train")
-_FILE = 4096  # bytes on disk that a file takes at least
+_FILE = 8192  # bytes on disk that a leaf takes at least, with its description
 
 
 class _Manager(ocp.CheckpointManager):
