@@ -90,17 +90,19 @@ def check_batch_size(name: str, batch_size: int, *, parts: int = 1) -> None:
 def mapped(function: Callable, *, donate: bool = False) -> Callable:
     """`function(state, batch)` mapped over the devices: state whole, batch split, results whole.
 
-    With `donate`, the memory of the first argument is used again for the results.
+    With `donate`, the memory of the first argument is used again for the results, except on CPU:
+    XLA copies parameters there before it overwrites them, which cost a VQ-VAE's step 5 to 10 %.
     """
+    cpu = jax.default_backend() == "cpu"
     run = jax.pmap(
         function,
         axis_name=AXIS,
         in_axes=(None, 0),
         out_axes=None,
-        donate_argnums=(0,) if donate else (),
+        donate_argnums=(0,) if donate and not cpu else (),
     )
     # Several virtual CPU devices in one process deadlock when steps with collectives are queued.
-    wait = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    wait = cpu and jax.local_device_count() > 1
 
     def call(state: Any, batch: Any) -> Any:
         results = run(state, batch)
