@@ -4,6 +4,7 @@
 devices is then that of one device with the whole batch, device after device.
 """
 
+import math
 from typing import NamedTuple
 
 import chex
@@ -79,10 +80,19 @@ def perplexity(counts: chex.Array) -> chex.Array:
     Returns:
       float32 `[]`, from 1 to K; 1 when all counts are 0.
     """
-    counts = counts.astype(jnp.float32)
-    n = jnp.sum(counts)
-    p = counts / jnp.where(n > 0, n, 1)
-    return jnp.exp(-jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1))))
+    return jnp.exp(_entropy(counts))
+
+
+def bits_per_token(counts: chex.Array) -> chex.Array:
+    """What a code costs when each is coded by its share alone: sum_k -p_k log2 p_k.
+
+    Args:
+      counts: `[K]`, summed over all that it should speak of (a batch, an epoch).
+
+    Returns:
+      float32 `[]`, bits per token, from 0 to log2 K; 0 when all counts are 0.
+    """
+    return _entropy(counts) / math.log(2)
 
 
 def used_codes(counts: chex.Array) -> chex.Array:
@@ -182,6 +192,14 @@ def kmeans(
 
     centres = jax.lax.fori_loop(0, iterations, move, centres.astype(jnp.float32))
     return KMeans(codebook=centres, counts=assign(centres)[0])
+
+
+def _entropy(counts: chex.Array) -> jax.Array:
+    """sum_k -p_k ln p_k of the shares, nats."""
+    counts = counts.astype(jnp.float32)
+    n = jnp.sum(counts)
+    p = counts / jnp.where(n > 0, n, 1)
+    return -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))
 
 
 def sum_over(x: chex.Array, axis_name: str | None) -> chex.Array:
