@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def normalize(x: chex.Array) -> chex.Array:
-    """x / ||x||, also where ||x||^2 would overflow or vanish.
+    """Gives the direction x / ||x||, also where ||x||^2 would overflow or vanish.
 
     Args:
       x: floating `[..., D]`.
@@ -18,7 +18,7 @@ def normalize(x: chex.Array) -> chex.Array:
 
 
 def rotate_and_rescale(v: chex.Array, z_e: chex.Array, q: chex.Array) -> chex.Array:
-    """lambda R v: what turns z_e into q, as a constant linear map, applied to v.
+    """Applies to v the constant linear map lambda R that turns z_e into q.
 
     Source: Fifty et al. 2024, "Restructuring Vector Quantization with the Rotation Trick",
     https://arxiv.org/abs/2410.06424, section 4. With unit vectors e^ = z_e / ||z_e||,
