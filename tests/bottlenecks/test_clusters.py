@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bottlenecks import code_counts, kmeans, perplexity, sample_rows, used_codes
+from bottlenecks.clusters import bits_per_token
 
 KEY = jax.random.key(0)
 # Compiled as a whole, they build several times as fast as operation by operation.
@@ -40,6 +41,16 @@ def test_perplexity_is_the_number_of_evenly_used_codes():
     np.testing.assert_allclose(perplexity(jnp.array([3.0, 0, 0, 0, 1, 2])), 2.7494592732, rtol=1e-6)
     np.testing.assert_allclose(perplexity(jnp.array([5.0, 0, 5, 5, 5])), 4.0, rtol=1e-6)
     np.testing.assert_allclose(perplexity(jnp.array([0, 7], jnp.int32)), 1.0, rtol=1e-6)
+
+
+def test_bits_per_token():
+    np.testing.assert_allclose(bits_per_token(jnp.array([1.0, 1, 2, 0])), 1.5, rtol=1e-6)  # by hand
+    np.testing.assert_allclose(bits_per_token(jnp.full(512, 3.0)), 9.0, rtol=1e-6)
+    counts = jnp.array([3.0, 0, 0, 0, 1, 2])
+    np.testing.assert_allclose(2 ** bits_per_token(counts), perplexity(counts), rtol=1e-6)
+    for nothing in (jnp.zeros(4), jnp.array([0, 7], jnp.int32)):
+        assert bits_per_token(nothing) == 0
+    assert np.all(np.isfinite(jax.grad(bits_per_token)(jnp.array([3.0, 0.0]))))
 
 
 def test_perplexity_of_nothing_is_finite_in_value_and_gradient():

@@ -118,6 +118,15 @@ def test_never_forms_the_table_of_distances_and_multiplies_in_full_precision():
     assert {v.aval.dtype for v in products[0].invars} == {jnp.dtype(jnp.float32)}
 
 
+def test_memory_at_a_batch_of_images_and_many_codes():
+    # 128 images of 32 x 32 latents against 65536 codes: all distances would fill 34 GB. What XLA
+    # plans beyond inputs and outputs is two tables of scores, 2 * N * tile * 4 bytes, and little
+    # else; nothing runs.
+    shapes = [jax.ShapeDtypeStruct((n, 64), jnp.float32) for n in (131072, 65536)]
+    plan = jax.jit(nearest_codeword).lower(*shapes).compile().memory_analysis()
+    assert 0 < plan.temp_size_in_bytes < 200e6
+
+
 def test_jit_equals_eager_and_vmap_equals_loop():
     features, codebooks = jnp.asarray(random(0, 3, 40, 4)), jnp.asarray(random(1, 3, 11, 4))
 
