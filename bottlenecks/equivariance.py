@@ -81,16 +81,7 @@ def observed_roll(t_0: chex.Array, t_omega: chex.Array) -> chex.Array:
     _check_capsules(t_0, "[..., C, D]", 2)
     if t_0.shape != jnp.shape(t_omega):
         raise ValueError(f"Both are [..., C, D], got {t_0.shape} and {jnp.shape(t_omega)}.")
-    D = t_0.shape[-1]
-    shifted = t_0.astype(jnp.float32)[..., (np.arange(D)[:, None] + np.arange(D)) % D]  # [m, n]
-    correlation = jnp.einsum(
-        "...mn,...n->...m",
-        shifted,
-        t_omega.astype(jnp.float32),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    rolls = jax.nn.one_hot(jnp.argmax(correlation, axis=-1), D, dtype=jnp.float32)
-    return jnp.argmax(jnp.sum(rolls, axis=-2), axis=-1).astype(jnp.int32)
+    return _rolls(t_0, t_omega[..., None, :, :])[..., 0]
 
 
 def capsule_rolls(t: chex.Array, position: chex.Array) -> CapsuleRoll:
@@ -117,8 +108,7 @@ def capsule_rolls(t: chex.Array, position: chex.Array) -> CapsuleRoll:
         )
     position = position.astype(jnp.int32)
     true = position[..., 0]
-    first = jnp.broadcast_to(t[..., :1, :, :], t.shape)
-    observed = observed_roll(first, t)
+    observed = _rolls(t[..., 0, :, :], t)
     at_zero = position == 0
     far = jnp.iinfo(jnp.int32).max
     distance = jnp.where(at_zero, jnp.abs(observed - true[..., None]), far)
@@ -201,6 +191,20 @@ def circular_correlation(
     same = mean(jnp.cos(x) * jnp.cos(y)) * mean(jnp.sin(x) * jnp.sin(y))
     cross = mean(jnp.cos(x) * jnp.sin(y)) * mean(jnp.sin(x) * jnp.cos(y))
     return _ratio(4 * (same - cross), spread(x), spread(y))
+
+
+def _rolls(t_0: chex.Array, t: chex.Array) -> jax.Array:
+    """How far `[..., C, D]` is rolled on from each frame of `[..., S, C, D]`: int32 `[..., S]`."""
+    D = t_0.shape[-1]
+    shifted = t_0.astype(jnp.float32)[..., (np.arange(D)[:, None] + np.arange(D)) % D]  # [m, n]
+    correlation = jnp.einsum(
+        "...cmn,...scn->...scm",
+        shifted,
+        t.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    rolls = jax.nn.one_hot(jnp.argmax(correlation, axis=-1), D, dtype=jnp.float32)
+    return jnp.argmax(jnp.sum(rolls, axis=-2), axis=-1).astype(jnp.int32)
 
 
 def _rows(
