@@ -1,5 +1,6 @@
 """The nearest codeword, found without ever forming the table of all distances."""
 
+import math
 from typing import NamedTuple
 
 import chex
@@ -19,12 +20,15 @@ class Nearest(NamedTuple):
     distance: chex.Array
 
 
-def nearest_codeword(features: chex.Array, codebook: chex.Array, *, tile: int = 128) -> Nearest:
+def nearest_codeword(
+    features: chex.Array, codebook: chex.Array, *, tile: int = 128, rows: int = 8192
+) -> Nearest:
     """Finds k = argmin_j ||z_e - e_j||_2 (van den Oord et al. 2017, Eq. 1).
 
-    The codebook is read in tiles with a running best, so memory grows with N * tile and not with
-    N * K. Scores are float32 at full matmul precision whatever the inputs' dtype: the accelerators'
-    default (bfloat16 on TPU, TF32 on GPU) picks other codewords. No gradient flows.
+    Vectors are taken some rows at a time and the codebook is read in tiles with a running best, so
+    that scores fill rows * tile numbers, which a cache can hold, and never N * K. Scores are
+    float32 at full matmul precision whatever the inputs' dtype: the accelerators' default (bfloat16
+    on TPU, TF32 on GPU) picks other codewords. No gradient flows.
 
     A vector that holds a NaN gets index 0 and distance NaN.
 
@@ -32,23 +36,45 @@ def nearest_codeword(features: chex.Array, codebook: chex.Array, *, tile: int = 
       features: floating `[..., D]`, z_e.
       codebook: floating `[K, D]`, e.
       tile: codewords compared at a time.
+      rows: vectors compared at a time.
 
     Returns:
       A `Nearest` with index `[...]` and distance `[...]`.
 
     Raises:
-      ValueError: if the shapes do not fit, either array is not floating, K or D is 0, or tile < 1.
+      ValueError: if the shapes do not fit, either array is not floating, K or D is 0, or tile or
+        rows < 1.
     """
     check_features(features, codebook)
     if tile < 1:
         raise ValueError(
             f"tile is the number of codewords compared at a time, 1 or more, got {tile}."
         )
-    codes = codebook.shape[0]
-    tile = min(tile, codes)
+    if rows < 1:
+        raise ValueError(
+            f"rows is the number of vectors compared at a time, 1 or more, got {rows}."
+        )
     x = jax.lax.stop_gradient(features).astype(jnp.float32)
     e = jax.lax.stop_gradient(codebook).astype(jnp.float32)
+    blocks = -(-math.prod(x.shape[:-1]) // rows)
+    if blocks <= 1:
+        index = _search(x, e, tile)
+    else:
+        flat = x.reshape(-1, x.shape[-1])
+        # Every blocks-th vector, not the next rows: where jit has spread the batch over devices,
+        # each block then has vectors of all of them.
+        padding = -flat.shape[0] % blocks
+        block = jnp.pad(flat, ((0, padding), (0, 0))).reshape(-1, blocks, flat.shape[1])
+        index = jax.lax.map(lambda b: _search(b, e, tile), jnp.moveaxis(block, 1, 0))
+        index = jnp.moveaxis(index, 0, 1).reshape(-1)[: flat.shape[0]].reshape(x.shape[:-1])
+    # From the difference itself: the score loses digits where x and e are close and far from 0.
+    return Nearest(index=index, distance=jnp.sum(jnp.square(x - e[index]), axis=-1))
 
+
+def _search(x: chex.Array, e: chex.Array, tile: int) -> jax.Array:
+    """The index alone, float32 `[..., D]` against float32 `[K, D]`."""
+    codes = e.shape[0]
+    tile = min(tile, codes)
     # argmin_j ||x - e_j||^2 = argmax_j x.e_j - ||e_j||^2 / 2, for ||x||^2 is the same for every j.
     half_norm = 0.5 * jnp.sum(e * e, axis=-1)
     # Codewords that fill up the last tile score minus infinity.
@@ -77,9 +103,7 @@ def nearest_codeword(features: chex.Array, codebook: chex.Array, *, tile: int = 
     start = Nearest(
         index=jnp.zeros_like(like, dtype=jnp.int32), distance=jnp.full_like(like, -jnp.inf)
     )
-    index = jax.lax.scan(compare, start, (tiles, half_norms, firsts))[0].index
-    # From the difference itself: the score loses digits where x and e are close and far from 0.
-    return Nearest(index=index, distance=jnp.sum(jnp.square(x - e[index]), axis=-1))
+    return jax.lax.scan(compare, start, (tiles, half_norms, firsts))[0].index
 
 
 def check_features(features: chex.Array, codebook: chex.Array) -> None:
