@@ -158,3 +158,157 @@ def test_wrong_shapes_raise_and_are_named(function, shapes):
 def test_integers_raise():
     with pytest.raises(ValueError, match="int32"):
         gaussian.kl_standard_normal(jnp.zeros(3, jnp.int32), jnp.zeros(3))
+
+
+# Two Gaussians -----------------------------------------------------------------------------------
+
+
+def kl_oracle(mean, log_variance, mean_2, log_variance_2):
+    variance, variance_2 = np.exp(log_variance), np.exp(log_variance_2)
+    return 0.5 * (
+        log_variance_2 - log_variance + (variance + (mean - mean_2) ** 2) / variance_2 - 1
+    )
+
+
+@pytest.mark.parametrize("p", [(0.5, 1.0), (-2.0, -3.0), (0.0, 0.0)])
+@pytest.mark.parametrize("q", [(-3.0, -6.0), (0.25, 1.5)])
+def test_kl_of_two_gaussians_agrees_with_the_integral_of_scipy_densities(q, p):
+    # Reference as above; the formula in float64 is checked by the same integral.
+    first, second = (scipy.stats.norm(m, np.exp(v / 2)) for m, v in (q, p))
+    reach = 12 * first.std()
+    expected, _ = quad(
+        lambda z: first.pdf(z) * (first.logpdf(z) - second.logpdf(z)),
+        q[0] - reach,
+        q[0] + reach,
+        points=[q[0]],
+    )
+    found = gaussian.kl_divergence(*(jnp.float32([x]) for x in (*q, *p)))
+    np.testing.assert_allclose(found, [expected], rtol=2e-6)
+    np.testing.assert_allclose(kl_oracle(*q, *p), expected, rtol=1e-7)
+
+
+def test_kl_to_the_standard_normal_is_the_special_case_and_to_itself_is_zero():
+    mean, log_variance = random(0, 50), random(1, 50)
+    zeros = jnp.zeros(50)
+    np.testing.assert_array_equal(
+        gaussian.kl_divergence(mean, log_variance, zeros, zeros),
+        gaussian.kl_standard_normal(mean, log_variance),
+    )
+    same = gaussian.kl_divergence(mean, log_variance, mean, log_variance)
+    np.testing.assert_array_equal(same, zeros)
+
+
+def test_kl_gradients_agree_with_finite_differences_of_the_float64_formula():
+    arrays = [random(seed, 5) for seed in range(4)]
+    weight = random(4, 5)
+    found = jax.jit(
+        jax.grad(lambda *x: jnp.sum(weight * gaussian.kl_divergence(*x)), argnums=range(4))
+    )(*arrays)
+    for n in range(4):
+        ends = [
+            kl_oracle(*(np.float64(x) + step * (m == n) for m, x in enumerate(arrays)))
+            for step in (1e-6, -1e-6)
+        ]
+        expected = np.float64(weight) * (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(found[n], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [-1e30, -100.0, 100.0, 1e30])
+@pytest.mark.parametrize("second", [-1e30, 1e30])
+def test_kl_of_extreme_variances_is_finite_in_value_and_gradient(first, second):
+    arrays = [jnp.float32([x]) for x in (1.0, first, -0.5, second)]
+    value, gradient = jax.value_and_grad(
+        lambda *x: gaussian.kl_divergence(*x)[0], argnums=range(4)
+    )(*arrays)
+    for leaf in jax.tree.leaves((value, gradient)):
+        assert np.all(np.isfinite(leaf))
+    assert value > -1e-6
+
+
+# Free bits ---------------------------------------------------------------------------------------
+
+
+def test_free_bits_by_hand():
+    # Means 2 and 0.5 against lambda = 1: the first group keeps its KL, the second is free.
+    kl = jnp.array([[1.0, 0.0], [3.0, 1.0]])
+    found, gradient = jax.value_and_grad(
+        lambda kl: jnp.mean(jnp.sum(gaussian.free_bits(kl, nats=1.0), axis=-1))
+    )(kl)
+    assert found == 2 + 1
+    np.testing.assert_array_equal(gradient, [[0.5, 0], [0.5, 0]])
+    np.testing.assert_array_equal(gaussian.free_bits(kl, nats=1.0), [[1, 1], [3, 1]])
+
+
+@pytest.mark.parametrize("nats", [0.0, 0.5, 1.0])
+def test_the_mean_of_free_bits_is_the_value_of_the_paper(nats):
+    # sum_j max(lambda, mean of KL_j), leading axes [4, 3], and of the rows that the mask keeps.
+    kl = jnp.square(random(0, 4, 3, 6)) * jnp.linspace(0.2, 2, 6)[None, None]
+    mask = jnp.asarray(np.random.default_rng(1).random((4, 3)) < 0.6)
+    dirty = jnp.where(mask[..., None], kl, jnp.nan)  # padding may hold anything
+    for given, keep in ((kl, None), (dirty, mask)):
+        rows = np.float64(kl)[np.ones((4, 3), bool) if keep is None else np.asarray(keep)]
+        found = np.asarray(gaussian.free_bits(given, nats=nats, mask=keep))
+        kept = found[np.ones((4, 3), bool) if keep is None else np.asarray(keep)]
+        expected = np.maximum(nats, rows.mean(axis=0))
+        np.testing.assert_allclose(kept.mean(axis=0), expected, rtol=1e-6)
+    everything_free = gaussian.free_bits(kl, nats=nats, mask=jnp.zeros((4, 3)))
+    np.testing.assert_allclose(everything_free, np.full((4, 3, 6), nats), atol=1e-7)
+
+
+def test_free_bits_on_devices_are_those_of_one(on_devices):
+    # The first device alone would keep what the whole batch makes free, and the other way round.
+    kl = jnp.concatenate([jnp.tile(jnp.array([3.0, 6.0]), (2, 1)), jnp.full((6, 2), 0.2)])
+    mask = jnp.asarray(np.arange(8) != 7)
+
+    def mean(kl, mask, axis_name=None):
+        def local(kl):
+            found = gaussian.free_bits(kl, nats=1.0, axis_name=axis_name, mask=mask)
+            return jnp.sum(jnp.where(mask[:, None], found, 0), axis=0)
+
+        gradient = jax.grad(lambda kl: jnp.sum(local(kl)))(kl)
+        pair = local(kl), jnp.sum(gradient, axis=0)
+        return jax.lax.psum(pair, axis_name) if axis_name else pair
+
+    many = on_devices(lambda kl, mask: mean(kl, mask, "batch"), kl, mask)
+    one = mean(kl, mask)
+    np.testing.assert_allclose(one[0], [7, 2 * 6 + 5 * 0.2], rtol=1e-6)
+    np.testing.assert_array_equal(one[1], [0, 7])
+    for found, expected in zip(many, one, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_kl_and_free_bits_under_jit_vmap_checkpoint_and_in_bfloat16():
+    arrays = [random(seed, 3, 4, 5) for seed in range(4)]
+
+    def f(*arrays):
+        return gaussian.free_bits(gaussian.kl_divergence(*arrays), nats=1.0)
+
+    eager = f(*arrays)
+    np.testing.assert_allclose(jax.jit(f)(*arrays), eager, rtol=1e-6)
+    mapped = jax.jit(jax.vmap(f))(*arrays)
+    for n in range(3):
+        np.testing.assert_allclose(mapped[n], f(*(x[n] for x in arrays)), rtol=1e-6)
+    once, again = (
+        jax.jit(jax.grad(lambda *x, g=g: jnp.sum(g(*x)), argnums=range(4)))(*arrays)
+        for g in (f, jax.checkpoint(f))
+    )
+    for one, other in zip(once, again, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    narrow = [x.astype(jnp.bfloat16) for x in arrays]
+    wide = [x.astype(jnp.float32) for x in narrow]
+    assert f(*narrow).dtype == jnp.float32
+    np.testing.assert_array_equal(f(*narrow), f(*wide))
+
+
+def test_wrong_arguments_of_kl_and_free_bits_raise():
+    zeros = jnp.zeros((4, 3))
+    with pytest.raises(ValueError, match=r"Shapes must.*mean_2 \(3,\)"):
+        gaussian.kl_divergence(zeros, zeros, zeros[0], zeros)
+    for call, message in (
+        (lambda: gaussian.free_bits(zeros, nats=-1), "got -1"),
+        (lambda: gaussian.free_bits(jnp.float32(1), nats=1), "scalar"),
+        (lambda: gaussian.free_bits(jnp.zeros(3, jnp.int32), nats=1), "int32"),
+        (lambda: gaussian.free_bits(zeros, nats=1, mask=jnp.ones(3)), r"\(4,\), got \(3,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
