@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+# The project first: `benchmarks/bottlenecks.py` has the name of the package.
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from medians import compare, report  # noqa: E402
 

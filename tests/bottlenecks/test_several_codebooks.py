@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bottlenecks.quantization import quantize, start_codebook, update_codebook
+from bottlenecks.quantization import (
+    kmeans,
+    quantize,
+    revive_dead_codes,
+    start_codebook,
+    update_codebook,
+)
 from bottlenecks.several_codebooks import product_quantize, residual_quantize, split
 
 
@@ -172,6 +178,27 @@ def test_all_levels_learn_at_once_and_on_devices_as_on_one(on_devices, residual)
     for k in range(3):
         np.testing.assert_allclose(one.codebook[k], states[k].codebook, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(one.count[k], states[k].count, rtol=1e-5)
+
+
+def test_start_and_revival_of_all_levels_on_devices_are_those_of_one(on_devices):
+    features = random(0, 12, 5, 4)
+    mask = jnp.asarray(np.random.default_rng(2).uniform(size=(12, 5)) < 0.6, jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def f(x, m, axis_name="batch"):
+        over = dict(axis_name=axis_name, mask=m)
+        slices = split(x, 2)
+        start = jax.vmap(lambda key, x: kmeans(key, x, 5, iterations=3, **over))(keys, slices)
+        states = jax.vmap(lambda e, n: start_codebook(e, count=n))(start.codebook, start.counts)
+        states = states._replace(count=states.count.at[0, 2].set(0.1).at[1, 0].set(0.2))
+        revive = functools.partial(revive_dead_codes, threshold=0.5, **over)
+        return jax.vmap(revive)(keys, states, slices)
+
+    one = jax.jit(functools.partial(f, axis_name=None))(features, mask)
+    np.testing.assert_array_equal(one.count, [1, 1])
+    many = on_devices(f, features, mask)
+    for a, b in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("f", [compiled_product, compiled_residual])
