@@ -120,7 +120,9 @@ def _shares(log_R: chex.Array, a_in: chex.Array) -> tuple[jax.Array, jax.Array]:
     """
     largest = jnp.max(jnp.where(a_in > 0, log_R, -jnp.inf), axis=-1, keepdims=True)
     largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
-    weight = jnp.exp(jnp.minimum(log_R - largest, 0)) * a_in
+    # Not jnp.minimum, which halves the gradient where both are equal: at the largest.
+    below = jnp.where(log_R > largest, 0, log_R - largest)
+    weight = jnp.exp(below) * a_in
     total = jnp.sum(weight, axis=-1, keepdims=True)
     shares = weight / jnp.where(total > TINY, total, 1)
     return shares, (jnp.exp(largest) * total)[..., 0]
