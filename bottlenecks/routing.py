@@ -10,8 +10,8 @@ Sources:
 and `em_routing`, which has a file to itself.
 
 Paper symbols: u_hat_{j|i} the vote of i for j, b_ij its logit, c_ij the coupling, s_j the sum of
-votes, v_j the output capsule. Iterations are unrolled: they are few, and a loop could not fuse the
-sums of the backward pass.
+votes, v_j the output capsule. Iterations are unrolled: a scan takes about twice
+the time forward and backward, and compiles no faster.
 """
 
 from typing import Literal, NamedTuple
