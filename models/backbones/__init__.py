@@ -8,16 +8,17 @@ import jax.numpy as jnp
 
 from models.backbones.convnet import ConvDecoder, ConvEncoder
 from models.backbones.mlp import ACTIVATIONS, MLPDecoder, MLPEncoder
+from models.backbones.vqgan import STARTS, Layers, VQGANDecoder, VQGANEncoder
 
 __all__ = ["BACKBONES", "build_backbone"]
 
 
-def _widths(widths: Sequence[int], least: int) -> tuple[int, ...]:
+def _widths(widths: Sequence[int], least: int, name: str = "widths") -> tuple[int, ...]:
     """Widths as a tuple, for a config may hold a list."""
     listed = isinstance(widths, Sequence) and len(widths) >= least
     if not (listed and all(isinstance(width, int) and width > 0 for width in widths)):
         raise ValueError(
-            f"widths must be {least} or more positive whole numbers, e.g. (64, 128); "
+            f"{name} must be {least} or more positive whole numbers, e.g. (64, 128); "
             f"found {widths!r}"
         )
     return tuple(widths)
@@ -77,7 +78,50 @@ def _mlp(
     return encoder, decoder
 
 
-BACKBONES = {"convnet": _convnet, "mlp": _mlp}
+def _vqgan(
+    output_shape: tuple[int, int, int],
+    dtype: Any,
+    remat: bool,
+    *,
+    ch: int = 128,
+    ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+    num_res_blocks: int = 2,
+    attn_resolutions: Sequence[int] = (16,),
+    z_channels: int = 256,
+    groups: int = 32,
+    start: str = "pytorch",
+) -> tuple[nn.Module, nn.Module]:
+    ch_mult = _widths(ch_mult, least=1, name="ch_mult")
+    attn_resolutions = _widths(attn_resolutions, least=0, name="attn_resolutions")
+    for name, value in (
+        ("ch", ch),
+        ("num_res_blocks", num_res_blocks),
+        ("z_channels", z_channels),
+        ("groups", groups),
+    ):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"{name} of backbone 'vqgan' is {value!r}; it must be a whole number, at least 1"
+            )
+    if odd := [ch * multiple for multiple in (1, *ch_mult) if ch * multiple % groups]:
+        raise ValueError(
+            f"backbone 'vqgan' normalises in {groups} groups, which a width of {odd[0]} does not "
+            f"have; make ch={ch} a multiple of {groups}, or set groups"
+        )
+    if start not in STARTS:
+        raise ValueError(f"no start is called {start!r}; there are {', '.join(STARTS)}")
+    shared = {
+        "ch": ch,
+        "ch_mult": ch_mult,
+        "num_res_blocks": num_res_blocks,
+        "attn_resolutions": attn_resolutions,
+        "layers": Layers(groups=groups, start=start, dtype=dtype),
+        "remat": remat,
+    }
+    return VQGANEncoder(z_channels=z_channels, **shared), VQGANDecoder(output_shape, **shared)
+
+
+BACKBONES = {"convnet": _convnet, "mlp": _mlp, "vqgan": _vqgan}
 
 
 def build_backbone(
@@ -88,7 +132,7 @@ def build_backbone(
     remat: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder of the backbone called `name` ("convnet", "mlp").
+    """Encoder and decoder of the backbone called `name` ("convnet", "mlp", "vqgan").
 
     Args:
       name: which one.
@@ -97,7 +141,8 @@ def build_backbone(
       dtype: what is computed in; parameters and the decoder's output are float32.
       remat: recompute activations in the backward pass instead of keeping them.
       **options: convnet: widths, last_width, residual_layers, residual_width. mlp: widths (of the
-        encoder; the decoder has them backwards), activation ("tanh", "relu").
+        encoder; the decoder has them backwards), activation ("tanh", "relu"). vqgan: ch, ch_mult,
+        num_res_blocks, attn_resolutions, z_channels, groups, start ("pytorch", "xavier").
 
     Raises:
       ValueError: unknown name or option, or one that cannot be.
