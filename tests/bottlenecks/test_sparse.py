@@ -256,7 +256,7 @@ def test_wrong_arguments_raise(change, message):
 
 # The benchmark of the literature -----------------------------------------------------------------
 
-# NMSE in dB at 16, 50, 100 and 300 steps, ISTA then FISTA, computed in float64 NumPy with c = ||D||^2.
+# NMSE in dB at 16, 50, 100 and 300 steps, ISTA then FISTA: float64 NumPy with c = ||D||^2.
 NMSE = {
     0.4: ([-5.76, -7.29, -7.39, -7.39], [-7.57, -7.39, -7.39, -7.39]),
     0.2: ([-6.19, -10.62, -11.70, -11.80], [-10.88, -11.82, -11.80, -11.80]),
