@@ -13,6 +13,7 @@ from models.autoencoder import Autoencoder, AutoencoderOutput, BottleneckOutput
 from models.backbones import BACKBONES, build_backbone
 from models.gaussian_vae import GaussianBottleneck
 from models.likelihoods import LIKELIHOODS, build_likelihood
+from models.scvae import SparseCoder
 from models.vqvae import VectorQuantizer
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "AutoencoderOutput",
     "BottleneckOutput",
     "GaussianBottleneck",
+    "SparseCoder",
     "VectorQuantizer",
     "build",
 ]
@@ -28,6 +30,7 @@ __all__ = [
 # A new bottleneck is one line here.
 BOTTLENECKS: dict[str, Callable[..., nn.Module]] = {
     "gaussian": GaussianBottleneck,
+    "sparse": SparseCoder,
     "vq": VectorQuantizer,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
