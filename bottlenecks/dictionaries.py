@@ -32,7 +32,7 @@ def dct_dictionary(side: int) -> jax.Array:
     return jnp.asarray(np.kron(V, V), jnp.float32)
 
 
-def overcomplete_dct(side: int = 16, frequencies: int = 23, atoms: int = 512) -> jax.Array:
+def overcomplete_dct(*, side: int = 16, frequencies: int = 23, atoms: int = 512) -> jax.Array:
     """More cosine atoms than pixels: the dictionary that SC-VAE starts from.
 
     V_k[t] = cos(pi k t / frequencies), less its mean for k > 0, scaled to norm 1, and

@@ -37,12 +37,11 @@ def sparse_code(
     Proximal gradient steps as in `ista`, but each signal's step is as long as its last one found
     the objective to be flat, |dz|^2 / |dz D^T|^2, and so several times 1 / c: on its support a
     signal sees few atoms. A step that leaves the objective above its last five values is repeated
-    at a quarter of the length. (Some steps of ADMM before them save a third of the steps, and cost
-    more than that in the Cholesky factor: left out.)
+    at a quarter of the length.
 
     The loop ends when the duality gaps of the batch add up to no more than `tolerance` times its
-    objectives: a bound on the relative excess of the sum. The excess itself is far less, about 1e-4
-    at 1e-2 on SC-VAE's dictionary. Codes depend on the rest of the batch within that bound. In
+    objectives: a bound on the relative excess of the sum. The excess itself is far less, 1e-4 to
+    1e-3 at the default on SC-VAE's dictionary. Codes depend on the rest of the batch within that bound. In
     float32 gaps below 1e-6 of the objectives cannot be seen.
 
     The gradient, to signals, dictionary and penalty, is that of the exact minimiser with the

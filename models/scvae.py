@@ -107,6 +107,8 @@ class SparseCoder(nn.Module):
                 f"{self.depth}; make them equal, or set bottleneck.project=True"
             )
         e = features.astype(jnp.float32)
+        if self.mode == "fista":
+            e = _unit_mean_square(e)
         coded = self._code(e)
         z = coded.code
         flat = z.reshape(z.shape[0], -1)
@@ -155,9 +157,17 @@ class SparseCoder(nn.Module):
         if self.mode == "published":
             # 23 frequencies for the 512 atoms of the release.
             frequencies = math.isqrt(self.atoms - 1) + 1
-            return overcomplete_dct(math.isqrt(self.depth), frequencies, self.atoms)
+            return overcomplete_dct(
+                side=math.isqrt(self.depth), frequencies=frequencies, atoms=self.atoms
+            )
         return self._atoms(jax.random.normal(key, (self.depth, self.atoms), jnp.float32))
 
     def _atoms(self, dictionary: jax.Array) -> jax.Array:
         """The atoms of norm 1, except as published."""
         return dictionary if self.mode == "published" else normalize(dictionary.T).T
+
+
+def _unit_mean_square(e: jax.Array) -> jax.Array:
+    """`[batch, ..., depth]`, each example scaled: the mean of ||e||^2 over its positions is 1."""
+    direction = normalize(e.reshape(e.shape[0], -1)).reshape(e.shape)
+    return math.sqrt(math.prod(e.shape[1:-1])) * direction

@@ -37,7 +37,7 @@ def test_overcomplete_dct_agrees_with_a_loop():
         v = np.array([np.cos(np.pi * k * t / frequencies) for t in range(side)])
         v = v - v.mean() if k else v
         atoms[:, k] = v / np.sqrt(np.sum(v**2))
-    D = overcomplete_dct(side, frequencies, 21)
+    D = overcomplete_dct(side=side, frequencies=frequencies, atoms=21)
     assert D.shape == (9, 21)
     for column in range(21):
         k, kk = divmod(column, frequencies)
@@ -105,8 +105,8 @@ def test_analytic_weights_of_an_orthonormal_dictionary_are_itself():
     ("call", "message"),
     [
         (lambda: dct_dictionary(0), "got 0"),
-        (lambda: overcomplete_dct(16, 23, 530), "529, got 530"),
-        (lambda: overcomplete_dct(1, 2, 3), "side=1"),
+        (lambda: overcomplete_dct(atoms=530), "529, got 530"),
+        (lambda: overcomplete_dct(side=1, frequencies=2, atoms=3), "side=1"),
         (lambda: coherence(jnp.zeros((3, 1))), r"\(3, 1\)"),
         (lambda: spectral_norm_squared(jnp.zeros(3)), r"\(3,\)"),
         (lambda: spectral_norm_squared(jnp.zeros((3, 2), jnp.int32)), "int32"),

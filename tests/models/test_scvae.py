@@ -175,7 +175,9 @@ def test_the_release_has_23_frequencies_for_its_512_atoms():
     # Any other number of atoms is cut from the least square that holds it.
     module = coder("published", depth=16, atoms=50)
     dictionary = start(module, features(1))["params"]["dictionary"]
-    np.testing.assert_array_equal(dictionary, dictionaries.overcomplete_dct(4, 8, 50))
+    np.testing.assert_array_equal(
+        dictionary, dictionaries.overcomplete_dct(side=4, frequencies=8, atoms=50)
+    )
 
 
 # ---------------------------------------------------------------- the objective
