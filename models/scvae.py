@@ -25,17 +25,17 @@ class SparseCoder(nn.Module):
     Losses, both `[batch]`, summed over the positions of an example: `latent` = 1/2 ||e - z D^T||^2
     and `l1` = alpha ||z||_1. They are nats, up to constants, of a Gaussian of variance 1 around the
     latent and of a Laplace prior of rate alpha: with all weights 1 the loss is -log p(x, e, z), and
-    its part that is this module's is what the unrolled steps minimise over z. At that minimum a
-    code other than 0 costs more than alpha^2 / 2 (with orthogonal atoms, for each of them), so no
-    scale of the features makes codes free.
+    its part that is this module's is what the unrolled steps minimise over z.
 
     Metrics, all `[batch]`: `non_zeros`, the entries of an example's code that are not 0,
     `zero_fraction` of all its entries, and `hoyer`, their sparseness (1: one entry, 0: all alike).
 
     The modes:
 
-    - "fista": T steps of FISTA from 0. D is learned, and its atoms have norm 1 wherever it is used;
-      it starts from random directions.
+    - "fista": T steps of FISTA from 0. D is learned from random directions, and its atoms have norm
+      1 wherever it is used. Each example's features are scaled to a mean ||e||^2 of 1 over its
+      positions. So the objective can be trained: small features do not evade it, and it cannot draw
+      all features to 0, whose code nothing leaves again.
     - "published": the released code. D, from an overcomplete DCT, and c, from ||D||_2^2, are plain
       parameters; the first code is ST(e D, alpha / c), then come T steps of ISTA (T + 1 thresholds
       in all). Its loss has no L1 term (weight 0), and it takes the features as they are

@@ -43,6 +43,12 @@ def project(variables, x):
     return np.asarray(x, np.float64) @ kernel + bias
 
 
+def scaled(e):
+    """Of each example, to a mean squared norm of 1, as "fista" takes its features."""
+    axes = tuple(range(1, e.ndim))
+    return e / np.sqrt((e**2).sum(-1, keepdims=True).mean(axes, keepdims=True))
+
+
 def soft(v, threshold):
     return np.sign(v) * np.maximum(np.abs(v) - threshold, 0)
 
@@ -64,7 +70,9 @@ SIGNAL = np.sin(np.arange(256.0)).astype(np.float32)[None]
     ],
 )
 def test_golden_values(mode, penalty, iterations, non_zeros, norm_1, residual):
-    module = SparseCoder(256, 512, penalty, iterations, mode, project=False)
+    # "fista" takes features of mean squared norm 1; with alpha scaled alike, so is the code.
+    size = np.linalg.norm(SIGNAL) if mode == "fista" else 1.0
+    module = SparseCoder(256, 512, penalty / size, iterations, mode, project=False)
     variables = start(module, SIGNAL)
     if mode == "published":
         assert set(variables["params"]) == {"dictionary", "c"}
@@ -79,8 +87,8 @@ def test_golden_values(mode, penalty, iterations, non_zeros, norm_1, residual):
     assert output.code.shape == (1, 512)
     assert float(output.metrics["non_zeros"][0]) == non_zeros
     # float32 through up to 30 steps.
-    np.testing.assert_allclose(output.losses["l1"], penalty * norm_1, rtol=1e-4)
-    np.testing.assert_allclose(output.losses["latent"], 0.5 * residual, rtol=1e-4)
+    np.testing.assert_allclose(output.losses["l1"] * size**2, penalty * norm_1, rtol=1e-4)
+    np.testing.assert_allclose(output.losses["latent"] * size**2, 0.5 * residual, rtol=1e-4)
 
 
 # ---------------------------------------------------------------- the modes against loops
@@ -131,6 +139,8 @@ def test_modes_by_hand(mode):
 
     output = run(module, {"params": params}, x)
     e = project(variables, x)
+    if mode == "fista":
+        e = scaled(e)
     codes = np.zeros((*e.shape[:-1], D.shape[1]))
     for place in np.ndindex(e.shape[:-1]):
         if mode == "fista":
@@ -184,20 +194,20 @@ def test_the_release_has_23_frequencies_for_its_512_atoms():
 
 
 def converged():
-    """A coder whose codes are exact to rounding, its input and its parameters."""
+    """A coder whose codes are exact to rounding, its input, its features and its parameters."""
     module = coder(depth=4, atoms=7, iterations=400, project=False)
-    x = features(6, 3, width=4)
-    return module, x, start(module, x)
+    x = 5 * features(6, 3, width=4)
+    return module, x, scaled(x), start(module, x)
 
 
 def test_losses_are_the_objective_that_the_code_minimises():
-    module, x, variables = converged()
+    module, x, e, variables = converged()
     output = run(module, variables, x)
     D = module.apply(variables, method="dictionary")
-    expected = sparse.objective(x, D, output.code, penalty=0.3)
+    expected = sparse.objective(e, D, output.code, penalty=0.3)
     total = output.losses["latent"] + output.losses["l1"]
     np.testing.assert_allclose(total, expected.sum(1), rtol=1e-5)
-    assert float(sparse.duality_gap(x, D, output.code, penalty=0.3).max()) < 1e-5
+    assert float(sparse.duality_gap(e, D, output.code, penalty=0.3).max()) < 1e-5
     # A code other than 0 leaves a residual of norm alpha at least.
     one_position = run(module, variables, x.reshape(18, 1, 4))
     used = np.asarray(one_position.metrics["non_zeros"]) > 0
@@ -206,7 +216,7 @@ def test_losses_are_the_objective_that_the_code_minimises():
 
 
 def test_gradients_of_the_objective_are_those_at_its_minimum():
-    module, x, variables = converged()
+    module, x, e, variables = converged()
 
     def total(params, x):
         output = module.apply({"params": params}, x, train=True)
@@ -214,9 +224,12 @@ def test_gradients_of_the_objective_are_those_at_its_minimum():
 
     of_params, of_x = jax.jit(jax.grad(total, (0, 1)))(variables["params"], x)
     output = run(module, variables, x)
-    # By the envelope theorem, as if the code were given: dF/de = e - z D^T.
-    r = np.asarray(x - output.latent, np.float64)
-    np.testing.assert_allclose(of_x, r, atol=1e-4)
+    # By the envelope theorem, as if the code were given: dF/de = e - z D^T. What is left of it
+    # before the features are scaled to a norm of sqrt(3) is orthogonal to each example's.
+    r = np.asarray(e - output.latent, np.float64)
+    along = (r * e).sum((1, 2), keepdims=True) / 3
+    size = np.linalg.norm(x.reshape(6, -1), axis=1)[:, None, None]
+    np.testing.assert_allclose(of_x, (r - along * e) * math.sqrt(3) / size, atol=1e-4)
     # dF/dD = -r^T z, of which the normalised atoms leave what is orthogonal to each of them.
     D = np.asarray(variables["params"]["dictionary"], np.float64)
     np.testing.assert_allclose(np.linalg.norm(D, axis=0), 1, rtol=1e-6)
