@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bottlenecks.floating import check_floating
+
 
 def dct_dictionary(side: int) -> jax.Array:
     """The orthonormal two-dimensional DCT-II (Ahmed, Natarajan & Rao 1974) of square patches.
@@ -155,7 +157,4 @@ def check_dictionary(dictionary: chex.Array) -> None:
         raise ValueError(
             f"The dictionary is [d, K] with d and K 1 or more, got {jnp.shape(dictionary)}."
         )
-    if not jnp.issubdtype(dictionary.dtype, jnp.floating):
-        raise ValueError(
-            f"The dictionary must be floating, got {dictionary.dtype}; convert with astype."
-        )
+    check_floating(dictionary=dictionary)

@@ -12,11 +12,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from bottlenecks.floating import check_floating
 from bottlenecks.votes import (
     TINY,
     agreement,
     by_output,
-    check_floating,
     check_votes,
     weighted_sum,
 )

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bottlenecks.clusters import row_weights, sum_over
+from bottlenecks.floating import check_floating
 
 _LARGEST_LOG_VARIANCE = 80.0
 
@@ -128,7 +129,7 @@ def free_bits(
     Raises:
       ValueError: if kl is not floating `[..., J]`, nats is negative or the mask's shape differs.
     """
-    _check_floating(dict(kl=kl))
+    check_floating(kl=kl)
     if jnp.ndim(kl) < 1:
         raise ValueError("kl is [..., J], one number per group of units; got a scalar.")
     if nats < 0:
@@ -156,7 +157,7 @@ def log_density(x: chex.Array, mean: chex.Array, log_variance: chex.Array) -> ch
       ValueError: if the shapes do not broadcast together or an array is not floating.
     """
     arrays = dict(x=x, mean=mean, log_variance=log_variance)
-    _check_floating(arrays)
+    check_floating(**arrays)
     try:
         shape = jnp.broadcast_shapes(*(array.shape for array in arrays.values()))
     except ValueError:
@@ -177,13 +178,7 @@ def _shapes(arrays: dict[str, chex.Array]) -> str:
     return ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
 
 
-def _check_floating(arrays: dict[str, chex.Array]) -> None:
-    for name, array in arrays.items():
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name} must be floating, got {array.dtype}; convert with astype.")
-
-
 def _check_same_shape(**arrays: chex.Array) -> None:
-    _check_floating(arrays)
+    check_floating(**arrays)
     if len({array.shape for array in arrays.values()}) > 1:
         raise ValueError(f"Shapes must be the same, got {_shapes(arrays)}.")

@@ -41,8 +41,8 @@ def sparse_code(
 
     The loop ends when the duality gaps of the batch add up to no more than `tolerance` times its
     objectives: a bound on the relative excess of the sum. The excess itself is far less, 1e-4 to
-    1e-3 at the default on SC-VAE's dictionary. Codes depend on the rest of the batch within that bound. In
-    float32 gaps below 1e-6 of the objectives cannot be seen.
+    1e-3 at the default on SC-VAE's dictionary. Codes depend on the rest of the batch within that
+    bound. In float32 gaps below 1e-6 of the objectives cannot be seen.
 
     The gradient, to signals, dictionary and penalty, is that of the exact minimiser with the
     support and signs found (implicit differentiation), not that of the steps, and takes no memory

@@ -35,11 +35,11 @@ from bottlenecks.dictionaries import (
     gram,
     spectral_norm_squared,
 )
+from bottlenecks.floating import check_floating
 from bottlenecks.sparse import ista
 from bottlenecks.sparse_codes import (
     SparseCode,
     as_sparse_code,
-    check_floating,
     check_signals,
     matmul,
     soft_threshold,

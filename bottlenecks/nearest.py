@@ -7,6 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from bottlenecks.floating import check_floating
+
 
 class Nearest(NamedTuple):
     """The codeword nearest to each feature vector.
@@ -113,6 +115,4 @@ def check_features(features: chex.Array, codebook: chex.Array) -> None:
         raise ValueError(f"The codebook is [K, D] with K and D 1 or more; {found}.")
     if jnp.ndim(features) < 1 or features.shape[-1] != codebook.shape[1]:
         raise ValueError(f"Features are [..., D] and the codebook [K, D] with one D; {found}.")
-    for name, array in (("Features", features), ("The codebook", codebook)):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name} must be floating, got {array.dtype}; convert with astype.")
+    check_floating(features=features, codebook=codebook)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bottlenecks.floating import check_floating
+
 
 def split_partitions(h: chex.Array, partitions: tuple[int, ...]) -> tuple[chex.Array, ...]:
     """The parts h_k: `[..., sum d_k]` to K arrays `[..., d_k]`.
@@ -68,9 +70,7 @@ def block_diagonal(
     for name, array in dict(kernels=kernels, biases=biases).items():
         if jnp.shape(array) != wanted[name]:
             raise ValueError(f"{name} is {wanted[name]}, got {jnp.shape(array)}.")
-    for name, array in dict(h=h, kernels=kernels, biases=biases).items():
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name} must be floating, got {array.dtype}; convert with astype.")
+    check_floating(h=h, kernels=kernels, biases=biases)
 
     def padded(part: chex.Array) -> jax.Array:
         room = [(0, 0)] * (part.ndim - 1) + [(0, dmax - part.shape[-1])]

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 
 from bottlenecks.clusters import row_weights, sum_over
 from bottlenecks.em import EMRouted, em_routing
+from bottlenecks.floating import check_floating
 from bottlenecks.votes import (
     agreement,
     by_output,
-    check_floating,
     check_iterations,
     check_votes,
     safe_root,

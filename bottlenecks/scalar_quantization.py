@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bottlenecks.clusters import row_weights, sum_over
+from bottlenecks.floating import check_floating
 
 JOINT_BITS = 20  # 2^20 shares are 4 MB
 
@@ -237,8 +238,7 @@ def _digits(levels: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 def _check(features: chex.Array, depth: int, what: str) -> None:
     if jnp.ndim(features) < 1 or features.shape[-1] != depth:
         raise ValueError(f"Features are [..., {depth}] ({what}); got {jnp.shape(features)}.")
-    if not jnp.issubdtype(features.dtype, jnp.floating):
-        raise ValueError(f"Features must be floating, got {features.dtype}; convert with astype.")
+    check_floating(features=features)
 
 
 def _check_index(index: chex.Array) -> None:

@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from bottlenecks.floating import check_floating
 from bottlenecks.quantization import Quantized, quantize
 
 
@@ -148,6 +149,4 @@ def _check_codebooks(features: chex.Array, codebooks: chex.Array, *, slices: boo
     if jnp.ndim(features) < 1 or features.shape[-1] != expected:
         of = f"{books} slices of {depth}" if slices else "one D"
         raise ValueError(f"Features are [..., {expected}] for these codebooks ({of}); {found}.")
-    for name, array in (("Features", features), ("Codebooks", codebooks)):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name} must be floating, got {array.dtype}; convert with astype.")
+    check_floating(features=features, codebooks=codebooks)

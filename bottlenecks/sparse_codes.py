@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bottlenecks.dictionaries import check_dictionary
+from bottlenecks.floating import check_floating
 
 
 class SparseCode(NamedTuple):
@@ -198,13 +199,6 @@ def check_signals(signals: chex.Array, dictionary: chex.Array) -> None:
             f"Signals are [..., d] and the dictionary [d, K] with one d; got signals "
             f"{jnp.shape(signals)} and dictionary {jnp.shape(dictionary)}."
         )
-
-
-def check_floating(**arrays: chex.Array) -> None:
-    """Raises ValueError unless every array is floating."""
-    for name, array in arrays.items():
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name} must be floating, got {array.dtype}; convert with astype.")
 
 
 def spread(number: chex.Array | float, shape: tuple[int, ...], name: str) -> jax.Array:

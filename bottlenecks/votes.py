@@ -8,6 +8,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from bottlenecks.floating import check_floating
+
 _HIGHEST = jax.lax.Precision.HIGHEST
 TINY = float(jnp.finfo(jnp.float32).tiny)
 
@@ -41,13 +43,6 @@ def check_votes(votes: chex.Array, iterations: int) -> None:
         )
     check_floating(votes=votes)
     check_iterations(iterations)
-
-
-def check_floating(**arrays: chex.Array) -> None:
-    """Raises ValueError for the first array that is not floating, by its name."""
-    for name, array in arrays.items():
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name} must be floating, got {array.dtype}; convert with astype.")
 
 
 def check_iterations(iterations: int) -> None:
