@@ -111,6 +111,21 @@ def ema_codebook(*, codes: int, depth: int) -> ConfigDict:
     )
 
 
+def sparse_coder(*, depth: int, atoms: int, penalty: float, mode: str = "fista") -> ConfigDict:
+    """A sparse code on a dictionary `[depth, atoms]` for each position, by 16 steps."""
+    return ConfigDict(
+        {
+            "name": "sparse",
+            "mode": mode,
+            "depth": depth,
+            "atoms": atoms,
+            "penalty": penalty,
+            "iterations": 16,
+            "project": True,
+        }
+    )
+
+
 def mean_squared_weights(*, image_shape: tuple[int, int, int], depth: int) -> ConfigDict:
     """Mean squared error over the data's variance, plus 0.25 times the commitment's mean over D.
 
@@ -118,3 +133,24 @@ def mean_squared_weights(*, image_shape: tuple[int, int, int], depth: int) -> Co
     """
     values = image_shape[0] * image_shape[1] * image_shape[2]
     return ConfigDict({"reconstruction": 2 / values, "commitment": 0.25 / depth})
+
+
+def sparse_weights(*, image_shape: tuple[int, int, int], weight: float = 1.0) -> ConfigDict:
+    """Mean squared error over the data's variance, plus the sparse coder's objective in that unit.
+
+    With weight 1 it is -log p(image, features, code) in nats, times 2 over the number of values.
+    """
+    unit = 2 / (image_shape[0] * image_shape[1] * image_shape[2])
+    return ConfigDict({"reconstruction": unit, "latent": weight * unit, "l1": weight * unit})
+
+
+def released_sparse_weights(
+    *, image_shape: tuple[int, int, int], positions: int, depth: int
+) -> ConfigDict:
+    """SC-VAE's loss as released: mean (x - x_hat)^2 + mean (e - e_hat)^2 / (positions depth).
+
+    Its images are in [-1, 1]: the Gaussian likelihood has variance 1 there, 0.25 here.
+    """
+    values = image_shape[0] * image_shape[1] * image_shape[2]
+    latent = 2 / (positions * depth) ** 2
+    return ConfigDict({"reconstruction": 2 / values, "latent": latent, "l1": 0.0})

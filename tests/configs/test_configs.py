@@ -17,7 +17,10 @@ from train.data.sources import InMemory
 from train.evaluate import check_evaluators
 
 ROOT = Path(__file__).parents[2]
-VARIANTS = {"vqvae_cifar10": ("kmeans", "released")}
+VARIANTS = {
+    "scvae_digits": ("fista", "published", "paper_v2"),
+    "vqvae_cifar10": ("kmeans", "released"),
+}
 NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"})
 # Too large to take a step here: these are traced and lowered at their full size and batch.
 LARGE = ("vae_cifar10", "vqvae_cifar10_paper", "vqvae_imagenet128")
@@ -94,6 +97,24 @@ def test_variants():
     assert (released.start, released.debias, released.revive_below) == ("uniform", True, 0)
     with pytest.raises(ValueError, match="no variant 'sgd'; known: kmeans, released"):
         build("vqvae_cifar10", "sgd")
+    for mode in VARIANTS["scvae_digits"]:
+        assert build("scvae_digits", mode).model.bottleneck.mode == mode
+    with pytest.raises(ValueError, match="no variant 'v3'; known: fista, published, paper_v2"):
+        build("scvae_digits", "v3")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("scvae_photos", "vqvae_photos"), ("scvae_cifar10", "vqvae_cifar10")],
+)
+def test_sparse_and_vector_codes_are_compared_on_equal_terms(ours, theirs):
+    ours, theirs = build(ours), build(theirs)
+    sparse, codebook = ours.model.bottleneck, theirs.model.bottleneck
+    assert (sparse.atoms, sparse.depth) == (codebook.codes, codebook.depth)
+    for config in (ours, theirs):
+        config.name, config.model.bottleneck, config.loss_weights = "", None, None
+        config.evaluation.evaluators = ()
+    assert ours.to_dict() == theirs.to_dict()
 
 
 @pytest.mark.parametrize("experiment", [e for e in ALL if e[0] not in LARGE], ids=":".join)
@@ -125,6 +146,16 @@ def test_a_config_takes_a_step(experiment):
             config.model.bottleneck[n] for n in ("codes", "depth")
         )
         assert int(codebook.step[0]) == 1
+    if config.model.bottleneck.name == "sparse":
+        values, depth = math.prod(config.model.image_shape), config.model.bottleneck.depth
+        if config.model.bottleneck.mode == "published":
+            # As released, on images in [-1, 1]: 4x4 positions, and no L1 term.
+            mean_latent = 2 * seen["latent"] / (16 * depth)
+            loss = 4 * seen["mse"] + mean_latent / (16 * depth) + math.log(2 * math.pi * 0.25)
+        else:
+            nats = seen["reconstruction"] + seen["latent"] + seen["l1"]
+            loss = 2 * nats / values
+        assert seen["loss"] == pytest.approx(loss, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""SC-VAE on crops of the photographs that come with scikit-image and scikit-learn.
+
+    python -m train --config configs/scvae_photos.py --workdir runs/scvae_photos
+
+2 CPU cores: not run yet. Everything but the bottleneck is that of `vqvae_photos`: as many atoms as
+it has codes, of the same depth.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.name = "scvae_photos"
+    config.model.image_shape = (32, 32, 3)
+    config.model.backbone = base.convnet(widths=(32, 64), last_width=64)
+    config.model.bottleneck = base.sparse_coder(depth=32, atoms=256, penalty=0.3)
+    config.loss_weights = base.sparse_weights(image_shape=(32, 32, 3))
+    config.data.source = "photos"
+    config.data.crop = "random"
+    config.data.flip = True
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.train.steps = 3000
+    config.train.batch_size = 32
+    config.evaluation.evaluators = ("losses", "image")
+    config.evaluation.every = 1000
+    config.log_every = 100
+    config.checkpoint_every = 500
+    return config
