@@ -6,8 +6,9 @@
 0.514), PSNR 27.0, with 45 entries of the code in use, of 512 (2.8 at each of 4x4 positions).
 
 `configs/scvae_digits.py:published` is the released recursion, dictionary and loss, without an L1
-term; `configs/scvae_digits.py:paper_v2` the preprint's orthonormal dictionary with free LISTA
-weights.
+term: normalised error 0.0025 with 442 entries in use, of 1,024, more than the image has pixels.
+`configs/scvae_digits.py:paper_v2` is the preprint's orthonormal dictionary with free LISTA weights:
+0.0074 with 152, of 256.
 """
 
 from ml_collections import ConfigDict

