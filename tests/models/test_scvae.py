@@ -182,8 +182,7 @@ def test_with_an_orthonormal_dictionary_depth_does_nothing_until_it_learns(itera
 
 
 def test_the_release_has_23_frequencies_for_its_512_atoms():
-    # Any other number of atoms is cut from the least square that holds it.
-    module = coder("published", depth=16, atoms=50)
+    module = coder("published", depth=16, atoms=50)  # cut from the least square that holds 50
     dictionary = start(module, features(1))["params"]["dictionary"]
     np.testing.assert_array_equal(
         dictionary, dictionaries.overcomplete_dct(side=4, frequencies=8, atoms=50)
@@ -373,8 +372,7 @@ def test_build_by_name():
             "remat": False,
         }
     )
-    assert model.bottleneck == SparseCoder(depth=4, atoms=8, penalty=0.1)
-    assert (model.bottleneck.mode, model.bottleneck.iterations) == ("fista", 16)
+    assert model.bottleneck == SparseCoder(4, 8, penalty=0.1, iterations=16, mode="fista")
 
 
 @pytest.mark.parametrize(
