@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import bottlenecks as bn
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -26,13 +28,15 @@ def test_files_named_in_the_readme_exist():
 
 
 def test_configs_in_the_readme_and_the_folder_agree():
-    for path in (ROOT / "configs").glob("v*.py"):
+    for path in (ROOT / "configs").glob("*_*.py"):
+        if path.stem == "__init__":
+            continue
         assert f"`{path.stem}" in README, f"{path.stem} is not in the README's table"
 
 
 def test_the_pure_functions_snippet_runs():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (snippet,) = (block for block in blocks if "quantization" in block)
+    (snippet,) = (block for block in blocks if "bn.kmeans" in block)
     features = load_digits().data.astype(np.float32) / 16
     names = {"features": jax.numpy.asarray(features)}
     exec(compile(snippet, "README.md", "exec"), names)
@@ -42,6 +46,18 @@ def test_the_pure_functions_snippet_runs():
     # 64 centres describe digits far better than their mean does.
     error = float(names["quantized"].commitment_loss.mean())
     assert error < 0.5 * float(features.var(axis=0).sum())
+
+
+def test_functions_in_the_readme_exist():
+    table = README[
+        README.index("| family | functions") : README.index("notebooks/bottlenecks.ipynb")
+    ]
+    rows = [row.split("|")[2] for row in table.splitlines() if row.count("|") == 4]
+    named = set(re.findall(r"`([a-z_.]+)`", "".join(rows)))
+    assert len(named) > 40
+    for name in named:
+        place = bn.gaussian if name.startswith("gaussian.") else bn
+        assert callable(getattr(place, name.split(".")[-1])), name
 
 
 @pytest.mark.parametrize("word", ["NUMBERS_TABLE", "SPEED_TABLE"])
