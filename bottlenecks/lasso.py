@@ -52,7 +52,7 @@ def sparse_code(
       signals: floating `[..., d]`, e.
       dictionary: floating `[d, K]`, D.
       penalty: alpha, above 0, as in `ista`.
-      tolerance: see above, 0 or more.
+      tolerance: see above, a number of 0 or more that jit does not trace.
       max_iterations: proximal steps at most, 0 or more.
       non_negative: codes of z >= 0 only.
 
