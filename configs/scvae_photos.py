@@ -4,8 +4,9 @@
 
 2 CPU cores shared with other work: 11 minutes. Test regions: normalised error 0.0207 (the mean
 image: 1.17), PSNR 33.9, with 365 entries of the code in use, of 16,384 (5.7 at each of 8x8
-positions). In 256 of them 18 of the 256 atoms are ever used. Everything but the bottleneck is that
-of `vqvae_photos`: as many atoms as it has codes, of the same depth.
+positions). In 256 of them 18 of the 256 atoms are ever used (a count of its own: the command does
+not print it). Everything but the bottleneck is that of `vqvae_photos`: as many atoms as it has
+codes, of the same depth.
 """
 
 from ml_collections import ConfigDict
