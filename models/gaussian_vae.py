@@ -55,6 +55,10 @@ class GaussianBottleneck(nn.Module):
         kl = jnp.sum(drawn.kl, axis=tuple(range(1, drawn.kl.ndim)))
         return BottleneckOutput(latent=drawn.latent, code=mean, losses={"kl": kl}, metrics={})
 
+    def look_up(self, code: jax.Array) -> jax.Array:
+        """The latent of a code, which is the code itself: a posterior mean."""
+        return code
+
 
 def normal_per_example(
     key: jax.Array, shape: tuple[int, ...], *, axis_name: str | None = None

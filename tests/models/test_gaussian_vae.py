@@ -136,3 +136,8 @@ def test_bfloat16_computes_the_projection_alone():
 def test_depth_is_at_least_one():
     with pytest.raises(ValueError, match="depth is 0; it must be at least 1"):
         GaussianBottleneck(depth=0)
+
+
+def test_the_latent_of_a_code_is_the_code():
+    code = jnp.ones((2, 3))
+    assert GaussianBottleneck(depth=3).look_up(code) is code
