@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from train.errors import UserError
+from train.metrics.atoms import atoms_evaluator
 from train.metrics.codes import codes_evaluator
 from train.metrics.evaluator import Evaluator
 from train.metrics.image import image_evaluator
@@ -15,6 +16,7 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "losses": losses_evaluator,
     "image": image_evaluator,
     "codes": codes_evaluator,
+    "atoms": atoms_evaluator,
     "units": units_evaluator,
     "importance": importance_evaluator,
 }
