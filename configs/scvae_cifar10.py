@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.model.image_shape = (32, 32, 3)
     config.model.data_variance = 0.06327039811675479  # of the training images
     config.model.backbone = base.convnet(widths=(64, 128), last_width=128)
-    config.model.bottleneck = base.sparse_coder(depth=64, atoms=512, penalty=0.3)
+    config.model.bottleneck = base.sparse_coder(depth=64, atoms=128, penalty=0.3)
     config.loss_weights = base.sparse_weights(image_shape=(32, 32, 3))
     config.data.source = "tfds:cifar10"
     config.data.train = "train[:30000]+test"
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 3e-4
     config.train.steps = 10_000
     config.train.batch_size = 32
-    config.evaluation.evaluators = ("losses", "image")
+    config.evaluation.evaluators = ("losses", "image", "atoms")
     config.evaluation.every = 5000
     config.log_every = 100
     config.checkpoint_every = 500

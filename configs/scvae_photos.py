@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.name = "scvae_photos"
     config.model.image_shape = (32, 32, 3)
     config.model.backbone = base.convnet(widths=(32, 64), last_width=64)
-    config.model.bottleneck = base.sparse_coder(depth=32, atoms=256, penalty=0.3)
+    config.model.bottleneck = base.sparse_coder(depth=32, atoms=64, penalty=0.3)
     config.loss_weights = base.sparse_weights(image_shape=(32, 32, 3))
     config.data.source = "photos"
     config.data.crop = "random"
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.train.steps = 3000
     config.train.batch_size = 32
-    config.evaluation.evaluators = ("losses", "image")
+    config.evaluation.evaluators = ("losses", "image", "atoms")
     config.evaluation.every = 1000
     config.log_every = 100
     config.checkpoint_every = 500

@@ -33,8 +33,16 @@ def define_config() -> None:
     flags.FLAGS["config"].parser = _ConfigParser()
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(
+    main: Callable[[list[str]], None],
+    *,
+    needs: tuple[str, ...] = ("config", "workdir"),
+    arguments: bool = False,
+) -> None:
     """Parses the command line, joins the pod, calls `main` and exits.
+
+    `needs` names flags that must be given if the command has them; `arguments` says whether
+    it takes words other than flags.
 
     Status 0 when it ends, 2 with one line on the error stream for a mistake of the user's; anything
     else is a defect of ours and keeps its traceback.
@@ -45,10 +53,10 @@ def run(main: Callable[[list[str]], None]) -> None:
         rest = flags.FLAGS(sys.argv)
         # Orbax and TFDS remark on themselves at every start; parsing has just set the level.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        if len(rest) > 1:
+        if len(rest) > 1 and not arguments:
             raise UserError(f"unexpected argument {rest[1]!r}; options are written --name=value")
-        _check_given("config", "the experiment, such as --config configs/vqvae_digits.py")
-        _check_given("workdir", "the folder of the run, such as --workdir runs/digits")
+        for name in needs:
+            _check_given(name)
         parallel.start()
         main(rest)
     except UserError as error:
@@ -73,9 +81,15 @@ def _fail(error: Exception | str) -> None:
     sys.exit(2)
 
 
-def _check_given(name: str, what: str) -> None:
+_NEEDED = {
+    "config": "the experiment, such as --config configs/vqvae_digits.py",
+    "workdir": "the folder of the run, such as --workdir runs/digits",
+}
+
+
+def _check_given(name: str) -> None:
     if name in flags.FLAGS and flags.FLAGS[name].value in (None, ""):
-        raise UserError(f"--{name} is missing: {what}")
+        raise UserError(f"--{name} is missing: {_NEEDED[name]}")
 
 
 def _expected(message: str) -> str:

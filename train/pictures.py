@@ -9,7 +9,7 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def reconstructions(
     Raises:
         ValueError: the two differ in shape, or are no images.
     """
-    above, below = _drawable(originals), _drawable(reconstructions)
+    above, below = drawable(originals), drawable(reconstructions)
     if above.shape != below.shape:
         raise ValueError(
             f"originals are {list(np.shape(originals))} and reconstructions "
@@ -60,7 +60,7 @@ def reconstructions(
         row, column = divmod(i, columns)
         cells[2 * row, column], cells[2 * row + 1, column] = above[i], below[i]
     labels = ["original", "reconstruction"] * blocks
-    _draw_cells(cells, path, title=title, row_labels=labels, rows_together=2)
+    draw_cells(cells, path, title=title, row_labels=labels, rows_together=2)
 
 
 def image_grid(
@@ -77,12 +77,31 @@ def image_grid(
     Raises:
         ValueError: these are no images.
     """
-    images = _drawable(images)
+    images = drawable(images)
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     cells = np.full((rows * columns, *images.shape[1:]), 255, np.uint8)
     cells[: len(images)] = images
-    _draw_cells(cells.reshape(rows, columns, *images.shape[1:]), path, title=title)
+    draw_cells(cells.reshape(rows, columns, *images.shape[1:]), path, title=title)
+
+
+def rows(
+    images: Mapping[str, np.ndarray], path: str | os.PathLike[str], *, title: str = ""
+) -> None:
+    """Draws a row of images for each name.
+
+    Args:
+        images: row label to `[n, height, width, channels]`, the same n, height and width for all.
+        path: of the PNG file.
+        title: above the picture.
+
+    Raises:
+        ValueError: these are no images, or the rows differ in shape.
+    """
+    cells = [drawable(row) for row in images.values()]
+    if len({row.shape for row in cells}) > 1:
+        raise ValueError(f"rows are {[row.shape for row in cells]}; expected the same shape")
+    draw_cells(np.stack(cells), path, title=title, row_labels=list(images))
 
 
 def traversals(
@@ -115,10 +134,10 @@ def traversals(
             f"images {list(shape)} with {len(units)} units, {len(kl)} kl and {len(values)} values; "
             "expected images [units, values, height, width, channels] and one kl for each unit"
         )
-    cells = _drawable(np.reshape(images, (-1, *shape[2:])))
+    cells = drawable(np.reshape(images, (-1, *shape[2:])))
     cells = cells.reshape(*shape[:2], *cells.shape[1:])
     order = np.argsort(-np.asarray(kl, np.float64), kind="stable")
-    _draw_cells(
+    draw_cells(
         cells[order],
         path,
         title=title,
@@ -144,8 +163,8 @@ def codebook_use(counts: np.ndarray, path: str | os.PathLike[str]) -> None:
             f"counts {list(counts.shape)}; expected [codebooks, K] with some use of each codebook"
         )
     codebooks, codes = counts.shape
-    figure, panels = _panels(codebooks, columns=2, size=(5.4, 2.9))
-    for number, (axes, count) in enumerate(zip(panels, counts, strict=True)):
+    figure, axes_of = panels(codebooks, columns=2, size=(5.4, 2.9))
+    for number, (axes, count) in enumerate(zip(axes_of, counts, strict=True)):
         share = np.sort(count / count.sum())[::-1]
         perplexity = math.exp(-(share * np.log(np.where(share > 0, share, 1))).sum())
         axes.stairs(100 * share, np.arange(codes + 1), fill=True, color=BLUE)
@@ -162,7 +181,7 @@ def codebook_use(counts: np.ndarray, path: str | os.PathLike[str]) -> None:
         axes.set_ylim(0, 115 * share[0])
         axes.set_xlabel("codes, the most used first")
         axes.set_ylabel("% of tokens")
-    _save(figure, path)
+    save(figure, path)
 
 
 def kl_per_unit(kl: np.ndarray, path: str | os.PathLike[str]) -> None:
@@ -178,7 +197,7 @@ def kl_per_unit(kl: np.ndarray, path: str | os.PathLike[str]) -> None:
     kl = np.asarray(kl, np.float64)
     if kl.ndim != 1 or not kl.size:
         raise ValueError(f"kl is {list(kl.shape)}; expected [units]: flatten the positions")
-    figure, (axes,) = _panels(1, columns=1, size=(5.8, 3.2))
+    figure, (axes,) = panels(1, columns=1, size=(5.8, 3.2))
     axes.stairs(np.sort(kl)[::-1], np.arange(kl.size + 1) + 0.5, fill=True, color=BLUE)
     axes.set_title(f"{kl.sum():.1f} nats in {kl.size} units", fontsize=10)
     axes.set_xlim(0.5, kl.size + 0.5)
@@ -186,7 +205,7 @@ def kl_per_unit(kl: np.ndarray, path: str | os.PathLike[str]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("units, the largest first")
     axes.set_ylabel("KL to the prior, nats")
-    _save(figure, path)
+    save(figure, path)
 
 
 def training_curves(
@@ -206,11 +225,11 @@ def training_curves(
         UserError: there is no such file, or nothing in it.
     """
     curves = _read_curves(Path(metrics_jsonl_path))
-    figure, panels = _panels(len(curves), columns=4, size=(3.5, 2.5))
+    figure, axes_of = panels(len(curves), columns=4, size=(3.5, 2.5))
     last = max(max(points) for splits in curves.values() for points in splits.values())
     colours = {"train": BLUE, "test": ORANGE}
     lines = {}
-    for axes, (name, splits) in zip(panels, curves.items(), strict=True):
+    for axes, (name, splits) in zip(axes_of, curves.items(), strict=True):
         for split, points in splits.items():
             steps, values = zip(*sorted(points.items()), strict=True)
             # One evaluation is no line, and few are easily overlooked.
@@ -234,7 +253,7 @@ def training_curves(
     figure.legend(
         lines.values(), lines, loc="outside upper left", ncols=len(lines), frameon=False, fontsize=9
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _read_curves(path: Path) -> dict[str, dict[str, dict[int, float]]]:
@@ -255,7 +274,7 @@ def _read_curves(path: Path) -> dict[str, dict[str, dict[int, float]]]:
     return curves
 
 
-def _drawable(images: np.ndarray) -> np.ndarray:
+def drawable(images: np.ndarray) -> np.ndarray:
     """Gives images as uint8 `[n, height, width, 3]`."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
@@ -269,7 +288,7 @@ def _drawable(images: np.ndarray) -> np.ndarray:
     return np.broadcast_to(images, (*images.shape[:3], 3))
 
 
-def _draw_cells(
+def draw_cells(
     cells: np.ndarray,
     path: str | os.PathLike[str],
     *,
@@ -311,10 +330,10 @@ def _draw_cells(
     for column, label in enumerate(column_labels):
         x = left + column * (width + GAP) + width / 2
         write(x, top - 4, label, fontsize=8, ha="center", va="bottom")
-    _save(figure, path)
+    save(figure, path)
 
 
-def _panels(count: int, *, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def panels(count: int, *, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """Makes a figure with `count` panels of a size in inches, in at most `columns` columns."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
@@ -333,7 +352,7 @@ def _panels(count: int, *, columns: int, size: tuple[float, float]) -> tuple[Fig
     return figure, panels[:count]
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes the PNG beside its place and then moves it there: never half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

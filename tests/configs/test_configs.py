@@ -17,13 +17,24 @@ from train.data.sources import InMemory
 from train.evaluate import check_evaluators
 
 ROOT = Path(__file__).parents[2]
+SIDES = ("16", "32", "4", "1")
 VARIANTS = {
+    "scvae_ffhq256": SIDES,
+    "scvae_imagenet256": SIDES,
     "scvae_digits": ("fista", "published", "paper_v2"),
     "vqvae_cifar10": ("kmeans", "released"),
 }
-NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"})
+FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"}
+COMPARISONS = sorted(name for name in FILES if name.startswith("compare_"))
+NAMES = sorted(FILES - set(COMPARISONS))
 # Too large to take a step here: these are traced and lowered at their full size and batch.
-LARGE = ("vae_cifar10", "vqvae_cifar10_paper", "vqvae_imagenet128")
+LARGE = (
+    "scvae_ffhq256",
+    "scvae_imagenet256",
+    "vae_cifar10",
+    "vqvae_cifar10_paper",
+    "vqvae_imagenet128",
+)
 # The first variant is the default.
 ALL = [(name, *extra) for name in NAMES for extra in ((), *zip(VARIANTS.get(name, ())[1:]))]
 
@@ -103,18 +114,24 @@ def test_variants():
         build("scvae_digits", "v3")
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [("scvae_photos", "vqvae_photos"), ("scvae_cifar10", "vqvae_cifar10")],
-)
-def test_sparse_and_vector_codes_are_compared_on_equal_terms(ours, theirs):
-    ours, theirs = build(ours), build(theirs)
-    sparse, codebook = ours.model.bottleneck, theirs.model.bottleneck
-    assert (sparse.atoms, sparse.depth) == (codebook.codes, codebook.depth)
-    for config in (ours, theirs):
-        config.name, config.model.bottleneck, config.loss_weights = "", None, None
-        config.evaluation.evaluators = ()
-    assert ours.to_dict() == theirs.to_dict()
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_comparison_is_on_equal_terms(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    comparison = build(name)
+    assert comparison.name == name
+    assert f"train.compare --config configs/{name}.py --workdir " in module(name).__doc__
+    assert len(comparison.seeds) >= 3
+    assert len(comparison.runs) >= 3
+    depths = {config.model.bottleneck.depth for config in comparison.runs.values()}
+    assert len(depths) == 1
+    rest = []
+    for config in comparison.runs.values():
+        check(config)
+        check_evaluators(config, runs.abstract_state(config))
+        config.name, config.loss_weights, config.evaluation.evaluators = "", None, ()
+        config.model.bottleneck, config.model.likelihood = None, None
+        rest.append(config.to_dict())
+    assert all(one == rest[0] for one in rest)
 
 
 @pytest.mark.parametrize("experiment", [e for e in ALL if e[0] not in LARGE], ids=":".join)
@@ -159,18 +176,22 @@ def test_a_config_takes_a_step(experiment):
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "bits_per_token"),
+    ("experiment", "rows", "code", "bits_per_token"),
     [
-        ("vqvae_imagenet128", (32, 32, 1), 9),
-        ("vqvae_cifar10_paper", (8, 8, 10), 9),
-        ("vae_cifar10", (8, 8, 16), None),
+        (("vqvae_imagenet128",), 128, (32, 32, 1), 9),
+        (("vqvae_cifar10_paper",), 128, (8, 8, 10), 9),
+        (("vae_cifar10",), 128, (8, 8, 16), None),
+        (("scvae_imagenet256", "16"), 8, (16, 16, 512), None),
+        (("scvae_imagenet256", "32"), 8, (32, 32, 512), None),
+        (("scvae_imagenet256", "4"), 8, (4, 4, 512), None),
+        (("scvae_ffhq256", "1"), 8, (1, 1, 512), None),
     ],
 )
-def test_a_large_config_lowers_at_full_size(name, code, bits_per_token):
-    config = build(name)
+def test_a_large_config_lowers_at_full_size(experiment, rows, code, bits_per_token):
+    config, name = build(*experiment), experiment[0]
     state = runs.abstract_state(config)
-    rows, shape = config.train.batch_size, tuple(config.model.image_shape)
-    assert rows == 128
+    shape = tuple(config.model.image_shape)
+    assert config.train.batch_size == rows
     batch = {"image": jax.ShapeDtypeStruct((1, 1, rows, *shape), np.uint8)}
     text = training_step(config).lower(state, batch).as_text()
     assert f"tensor<{rows}x{'x'.join(map(str, shape))}xf32>" in text

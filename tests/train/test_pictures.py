@@ -139,6 +139,16 @@ def test_training_curves_of_nothing_are_the_users_mistake(tmp_path):
         pictures.training_curves(tmp_path / "metrics.jsonl", tmp_path / "a.png")
 
 
+def test_rows_by_name(tmp_path):
+    path = tmp_path / "rows.png"
+    pictures.rows({"dark": squares([0.0, 0.2]), "bright": squares([0.8, 1.0])}, path)
+    picture = read(path)
+    for row, column, grey in ((0, 0, 0), (0, 1, 51), (1, 0, 204), (1, 1, 255)):
+        np.testing.assert_array_equal(cell(picture, row, column, left=96, top=10), grey)
+    with pytest.raises(ValueError, match="the same shape"):
+        pictures.rows({"one": squares([0.0]), "two": squares([0.0, 1.0])}, path)
+
+
 def test_a_picture_that_fails_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     pictures.image_grid(squares([0.5]), path)
