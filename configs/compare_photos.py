@@ -2,8 +2,8 @@
 
     python -m train.compare --config configs/compare_photos.py --workdir runs/compare_photos
 
-The runs are those of `vae_photos`, `vqvae_photos` (with 512 codes) and `scvae_photos`, with three
-seeds each.
+The runs are those of `vae_photos`, `vqvae_photos` (with 512 codes) and `scvae_photos`, for 2,000
+steps with three seeds each.
 """
 
 from ml_collections import ConfigDict
@@ -20,4 +20,6 @@ def get_config() -> ConfigDict:
     config.runs = ConfigDict(
         {"vae": vae_photos.get_config(), "vq": vq, "sparse": scvae_photos.get_config()}
     )
+    for run in config.runs.values():
+        run.train.steps = 2000
     return config

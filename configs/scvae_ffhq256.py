@@ -8,9 +8,9 @@ Meant for GPUs or a TPU slice; not run by us, and the authors' figures are not k
 
 That of `scvae_imagenet256`, with 16x16 positions, or `configs/scvae_ffhq256.py:32`,
 `configs/scvae_ffhq256.py:4` and `configs/scvae_ffhq256.py:1`; 16x16 and 1x1 take 30 steps
-instead of 16. FFHQ is the user's own copy: a folder of its 70,000 images, of which a seventh is held out as
-in the release (by lots, where the release has a list). Training images are random crops of images
-scaled to 256 pixels, without the release's change of scale.
+instead of 16. FFHQ is the user's own copy: a folder of its 70,000 images, of which a seventh is
+held out as in the release (by lots, where the release has a list). Training images are random crops
+of images scaled to 256 pixels, without the release's change of scale.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,8 @@ Meant for GPUs or a TPU slice; not run by us, and the authors' figures are not k
 16x16 positions of 256 features and 512 atoms, by VQGAN's networks. Other sizes are
 `configs/scvae_imagenet256.py:32`, `configs/scvae_imagenet256.py:4` and
 `configs/scvae_imagenet256.py:1`: as many positions a side. Recursion, dictionary, loss, start of
-the weights and Adam are the release's; so are 10 epochs of batch 8. Prepare `imagenet2012` with TFDS
-first (see the README), or use a folder: `--config.data.source=folder:PATH`.
+the weights and Adam are the release's; so are 10 epochs of batch 8. Prepare `imagenet2012` with
+TFDS first (see the README), or use a folder: `--config.data.source=folder:PATH`.
 """
 
 from ml_collections import ConfigDict
