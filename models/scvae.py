@@ -109,6 +109,7 @@ class SparseCoder(nn.Module):
         e = features.astype(jnp.float32)
         if self.mode == "fista":
             e = _unit_mean_square(e)
+        self.sow("intermediates", "signals", e)  # for whoever asks, as the study of depth does
         coded = self._code(e)
         z = coded.code
         flat = z.reshape(z.shape[0], -1)
