@@ -32,8 +32,10 @@ def get_config() -> ConfigDict:
     config.loss_weights = ConfigDict()
 
     config.data = ConfigDict()
-    config.data.source = ""  # digits, photos, tfds:NAME, folder:PATH, array:PATH, synthetic
-    config.data.data_dir = ""  # of TFDS; empty: TFDS_DATA_DIR, or TFDS's own default
+    # digits, photos, tfds:NAME, folder:PATH, array:PATH, game:NAME, synthetic
+    config.data.source = ""
+    # Of TFDS; empty: TFDS_DATA_DIR, or TFDS's own default. Of what games have played: a cache.
+    config.data.data_dir = ""
     config.data.train = "train"
     config.data.test = "test"
     config.data.holdout = 0.0  # share cut off as "test" where the source has no test split

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data import files, photos, tfds_source
+from train.data import files, games, photos, tfds_source
 from train.data.random_access import ImageSize, InMemory, Source, Subset, image_size, select
 from train.errors import UserError
 
@@ -22,6 +22,7 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
       "tfds:NAME"    a prepared data set of TensorFlow Datasets, read without TensorFlow;
       "folder:PATH"  image files; sub-folders are labels, or "train" and "test" at the top, splits;
       "array:PATH"   images in a .npy or .npz file;
+      "game:NAME"    frames of "pong" or "breakout", played by a policy seeded by `data.split_seed`;
       "synthetic"    noise, 1,024 + 256 images: to try a machine out.
     `data.train` and `data.test` are split expressions: "train", "test", "train[:40000]",
     "train[80%:]", and sums of them. A source without a test split of its own (digits, arrays, most
@@ -42,6 +43,11 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
         source = tfds_source.load(
             place, expression, size, data_dir=data.get("data_dir", ""), limit=limit
         )
+    elif kind == "game" and place:
+        parts = games.load(
+            place, size, seed=data.get("split_seed", 0), data_dir=data.get("data_dir", "")
+        )
+        source = _cut(parts, expression, data["source"])
     elif kind in _SOURCES and bool(place) == (kind in ("folder", "array")):
         parts = _SOURCES[kind](place, size)
         if "test" not in parts:
@@ -50,7 +56,7 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
     else:
         raise UserError(
             f"data.source is {data['source']!r}; expected 'digits', 'photos', 'synthetic', "
-            "'tfds:NAME', 'folder:PATH' or 'array:PATH'"
+            "'tfds:NAME', 'folder:PATH', 'array:PATH' or 'game:NAME'"
         )
     if 0 < limit < len(source):
         source = select(source, np.arange(limit))
