@@ -125,7 +125,7 @@ def load(place: str, size: ImageSize, *, seed: int, data_dir: str = "") -> dict[
       "action"         int32, what was chosen on seeing this frame: its place in the minimal action
                        set, which is NOOP FIRE RIGHT LEFT (RIGHTFIRE LEFTFIRE, in Pong);
       "ram"            uint8 [128], the emulator's memory;
-      "factors"        int32 [factors], named by `GAMES`;
+      "factors"        int32 [factors], named by `factor_names`;
       "factors_shown"  bool [factors], whether the image shows them: there is not always a ball;
                        while there is none, its factors are whatever the RAM holds;
       "episode", "frame"  int32, counted from 0: a sequence is consecutive frames of an episode.
@@ -148,13 +148,7 @@ def load(place: str, size: ImageSize, *, seed: int, data_dir: str = "") -> dict[
       UserError: no such game, an image shape that no whole blocks give, a crop, ale-py is not
         installed, or the folder cannot be written.
     """
-    found = re.fullmatch(r"(\w+)(?:/([1-9]\d*))?", place)
-    if not found or found[1] not in GAMES:
-        raise UserError(
-            f"game:{place}: there are {' and '.join(map(repr, GAMES))}; 'game:pong/5000' has "
-            "5000 training frames"
-        )
-    name, frames = found[1], int(found[2] or FRAMES)
+    name, frames = _parsed(place)
     _check_size(size, place)
     if data_dir:
         folder = epath.Path(data_dir).expanduser()
@@ -173,6 +167,11 @@ def load(place: str, size: ImageSize, *, seed: int, data_dir: str = "") -> dict[
             _write(path, arrays)
         parts[split] = InMemory(arrays)
     return parts
+
+
+def factor_names(place: str) -> tuple[str, ...]:
+    """What an example's "factors" are, in their order; `place` as in `load`."""
+    return tuple(factor.name for factor in GAMES[_parsed(place)[0]].factors)
 
 
 def play(
@@ -275,6 +274,17 @@ def _emulator(name: str) -> Any:
     emulator.setFloat("repeat_action_probability", 0.0)
     emulator.loadROM(roms.get_rom_path(name))
     return emulator
+
+
+def _parsed(place: str) -> tuple[str, int]:
+    """The game's name and the number of training frames."""
+    found = re.fullmatch(r"(\w+)(?:/([1-9]\d*))?", place)
+    if not found or found[1] not in GAMES:
+        raise UserError(
+            f"game:{place}: there are {' and '.join(map(repr, GAMES))}; 'game:pong/5000' has "
+            "5000 training frames"
+        )
+    return found[1], int(found[2] or FRAMES)
 
 
 def _check_size(size: ImageSize, place: str) -> None:
