@@ -255,6 +255,9 @@ def measure_run(workdir: str, *, samples: int, draws: int) -> dict[str, Any]:
     Raises:
       UserError: no run, a source without factors, codes that are indices, too few examples.
     """
+    for name, value, least in (("samples", samples, 100), ("draws", draws, 1)):
+        if value < least:
+            raise UserError(f"{name} is {value}; it must be at least {least}")
     run = runs.load(workdir)
     config = run.config
     source = load_source(config.data, "test")
@@ -303,6 +306,6 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     cli.define_workdir("folder of the run to measure")
-    flags.DEFINE_integer("samples", 3000, "examples to use (15000: the published protocol)", 100)
-    flags.DEFINE_integer("draws", 100, "random groupings, for the partitions' null", 1)
+    flags.DEFINE_integer("samples", 3000, "examples to use (15000: the published protocol)")
+    flags.DEFINE_integer("draws", 100, "random groupings, for the partitions' null")
     cli.run(main)

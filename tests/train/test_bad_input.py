@@ -397,6 +397,10 @@ def test_evaluating_what_is_no_run(command, trained, tmp_path):
     workdir = tmp_path / "run"
     evaluate = ("train.evaluate", f"--workdir={workdir}")
     assert "is not the folder of a run" in command(*evaluate)
+    assert "is not the folder of a run" in command("train.disentangle", f"--workdir={workdir}")
+    assert "samples is 5; it must be at least 100" in command(
+        "train.disentangle", f"--workdir={workdir}", "--samples=5"
+    )
     assert not workdir.exists()
     shutil.copytree(trained, workdir)
     config = workdir / "config.json"

@@ -5,7 +5,7 @@ import pytest
 
 from train.errors import UserError
 from train.metrics import disentanglement, partitions
-from train.metrics.factor_vae import factor_vae_score
+from train.metrics.factor_vae import Variances, factor_vae_score
 from train.metrics.partitions import METRICS, partition_scores, permutation_null
 
 SMALL = {"train": 400, "test": 200, "votes": 400, "test_votes": 300, "batch": 24}
@@ -143,6 +143,13 @@ def test_collapsed_units_have_no_say(told):
     )
     np.testing.assert_allclose(among["mig"], kept["mig"], atol=0.02)
     np.testing.assert_allclose(among["factor_vae"], kept["factor_vae"], atol=1e-12)
+
+
+def test_a_groups_variance_is_the_mean_of_its_active_units():
+    ratio = np.array([[1, 3, np.inf, 0.5, np.inf], [2, 0, np.inf, 4, np.inf]])
+    groups = [np.array([0, 1]), np.array([2, 3]), np.array([4])]
+    found = partitions._grouped(Variances(np.zeros(2, int), ratio, 2), groups)
+    np.testing.assert_array_equal(found.ratio, [[2, 0.5, np.inf], [1, 4, np.inf]])
 
 
 def test_clusters_of_few_different_vectors():
