@@ -161,9 +161,9 @@ def dci(
     """DCI, by the importance of units in trees that predict the factors from all units.
 
     For each factor a gradient boosting classifier with scikit-learn's defaults; R_ij is the
-    importance of unit i for factor j. The factors are fitted in parallel threads. The time grows
-    with examples x units x values of the factors: 2,000 examples of 10 units take some 10 seconds
-    a core for a factor of 20 values.
+    importance of unit i for factor j. The factors are fitted in parallel threads. This takes far
+    longer than the other metrics, in proportion to examples x units x values of the factors: with
+    fewer examples the importances are coarser and the accuracies lower.
 
     Raises:
       UserError: arrays that do not fit, fewer than two units or factors, or a constant factor.

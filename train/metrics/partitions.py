@@ -178,7 +178,7 @@ def cluster(codes: np.ndarray, clusters: int, *, seed: int) -> np.ndarray:
     if different == 1:
         return np.zeros(len(codes), np.int64)
     means = KMeans(min(clusters, different), n_init=1, max_iter=50, random_state=seed)
-    # On one thread: it is little work, and threads that wait for each other take 40 times as long
+    # On one thread: it is little work, and threads that wait for each other take many times as long
     # where other processes use the cores.
     with threadpool_limits(1):
         return means.fit_predict(codes)
