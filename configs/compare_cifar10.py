@@ -4,7 +4,7 @@
 
 The runs are those of `vqvae_cifar10`, the same with a Gaussian bottleneck (64 units at each of 8x8
 positions, a likelihood of variance 0.0035: an error of 24.6 dB, about the VQ-VAE's), and
-`scvae_cifar10`, for 2,000 steps with three seeds each.
+`scvae_cifar10`, for 1,000 steps with three seeds each.
 """
 
 from ml_collections import ConfigDict
@@ -26,5 +26,5 @@ def get_config() -> ConfigDict:
         {"vae": vae, "vq": vqvae_cifar10.get_config(), "sparse": scvae_cifar10.get_config()}
     )
     for run in config.runs.values():
-        run.train.steps = 2000
+        run.train.steps = 1000
     return config
