@@ -104,6 +104,35 @@ def rows(
     draw_cells(np.stack(cells), path, title=title, row_labels=list(images))
 
 
+def side_by_side(
+    images: np.ndarray,
+    path: str | os.PathLike[str],
+    *,
+    column_labels: Sequence[str],
+    title: str = "",
+) -> None:
+    """Draws a row for each subject and a column for each way of showing it.
+
+    Args:
+        images: `[rows, columns, height, width, channels]`.
+        path: of the PNG file.
+        column_labels: what stands above each column.
+        title: above the picture.
+
+    Raises:
+        ValueError: these are no images, or the labels do not fit them.
+    """
+    images = np.asarray(images)
+    if images.ndim != 5 or images.shape[1] != len(column_labels):
+        raise ValueError(
+            f"images are {list(images.shape)} with {len(column_labels)} labels; expected "
+            "[rows, columns, height, width, channels] and a label for each column"
+        )
+    cells = _drawable(images.reshape(-1, *images.shape[2:]))
+    cells = cells.reshape(*images.shape[:2], *cells.shape[1:])
+    _draw_cells(cells, path, title=title, column_labels=column_labels)
+
+
 def traversals(
     images: np.ndarray,
     path: str | os.PathLike[str],

@@ -68,6 +68,19 @@ def test_reconstructions_stand_below_their_originals(tmp_path):
         pictures.reconstructions(above, below[:2], tmp_path / "b.png")
 
 
+def test_side_by_side_has_a_row_for_each_subject(tmp_path):
+    images = squares(np.arange(6) / 6).reshape(2, 3, 8, 8, 1)
+    pictures.side_by_side(images, tmp_path / "a.png", column_labels=["a", "b", "c"])
+    picture = read(tmp_path / "a.png")
+    for row in range(2):
+        for column in range(3):
+            middle = cell(picture, row, column, left=10, top=10 + 18)
+            np.testing.assert_array_equal(middle, round(255 * (3 * row + column) / 6))
+    for wrong, labels in ((images, ["a", "b"]), (images[0], ["a", "b", "c"])):
+        with pytest.raises(ValueError, match="a label for each column"):
+            pictures.side_by_side(wrong, tmp_path / "b.png", column_labels=labels)
+
+
 def test_traversals_sort_the_units_by_kl(tmp_path):
     image = squares(np.arange(6) / 6).reshape(2, 3, 8, 8, 1)
     pictures.traversals(
