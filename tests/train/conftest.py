@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+from scipy.io import savemat
 
 import train.loop
 from train import runs
@@ -76,6 +78,23 @@ def here(monkeypatch, compiled_once):
     """`here(config, workdir)` trains without the pictures."""
     monkeypatch.setattr(train.loop.report, "finish", lambda *_: None)
     return lambda config, workdir: train.loop.train_and_evaluate(config, str(workdir))
+
+
+@pytest.fixture(scope="session")
+def write_annotated():
+    """`write_annotated(folder, name, image, maps)`: one photograph in the layout of BSDS500."""
+
+    def write(folder, name, image, maps, truth="ground_truth"):
+        picture, annotations = folder / "images" / f"{name}.jpg", folder / truth / f"{name}.mat"
+        for file in (picture, annotations):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(picture, quality=95)
+        people = np.empty((1, len(maps)), object)
+        for i, map_ in enumerate(maps):
+            people[0, i] = {"Segmentation": map_, "Boundaries": np.zeros_like(map_)}
+        savemat(annotations, {"groundTruth": people})
+
+    return write
 
 
 @pytest.fixture(scope="session")

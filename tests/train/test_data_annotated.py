@@ -5,23 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy.io import savemat
 
 from train.data.annotated import find_annotated, read_annotated
 from train.errors import UserError
-
-
-def write(folder, name, image, maps, truth="ground_truth"):
-    """One photograph in the layout of the data set; `maps` of its people."""
-    picture, annotations = folder / "images" / f"{name}.jpg", folder / truth / f"{name}.mat"
-    for file in (picture, annotations):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(picture, quality=95)
-    cells = np.empty((1, len(maps)), object)
-    for i, map_ in enumerate(maps):
-        cells[0, i] = {"Segmentation": map_, "Boundaries": np.zeros_like(map_)}
-    savemat(annotations, {"groundTruth": cells})
 
 
 @pytest.fixture
@@ -29,11 +16,11 @@ def grey():
     return np.full((6, 10, 3), 128, np.uint8)
 
 
-def test_photographs_and_every_persons_map(tmp_path, grey):
+def test_photographs_and_every_persons_map(tmp_path, grey, write_annotated):
     maps = [np.arange(60, dtype=np.uint16).reshape(6, 10) // n for n in (7, 30, 60)]
-    write(tmp_path, "b", grey, maps)
-    write(tmp_path, "a", grey, maps[:1])
-    write(tmp_path, "val/c", grey, maps)
+    write_annotated(tmp_path, "b", grey, maps)
+    write_annotated(tmp_path, "a", grey, maps[:1])
+    write_annotated(tmp_path, "val/c", grey, maps)
     (tmp_path / "images" / "Thumbs.db").write_text("")
     places = find_annotated(str(tmp_path))
     found = [read_annotated(place) for place in places]
@@ -45,19 +32,19 @@ def test_photographs_and_every_persons_map(tmp_path, grey):
         np.testing.assert_array_equal(truth, map_)
 
 
-def test_the_archives_own_name_of_the_annotations(tmp_path, grey):
-    write(tmp_path, "a", grey, [np.zeros((6, 10), np.uint16)], truth="groundTruth")
+def test_the_archives_own_name_of_the_annotations(tmp_path, grey, write_annotated):
+    write_annotated(tmp_path, "a", grey, [np.zeros((6, 10), np.uint16)], truth="groundTruth")
     assert len(find_annotated(str(tmp_path))) == 1
 
 
-def test_folders_that_are_something_else(tmp_path, grey):
+def test_folders_that_are_something_else(tmp_path, grey, write_annotated):
     with pytest.raises(UserError, match="expected folders images/"):
         find_annotated(str(tmp_path))
     (tmp_path / "images").mkdir()
     (tmp_path / "ground_truth").mkdir()
     with pytest.raises(UserError, match=r"no \.jpg file"):
         find_annotated(str(tmp_path))
-    write(tmp_path, "a", grey, [np.zeros((6, 10), np.uint16)])
+    write_annotated(tmp_path, "a", grey, [np.zeros((6, 10), np.uint16)])
     (tmp_path / "ground_truth" / "a.mat").unlink()
     with pytest.raises(UserError, match=r"a\.jpg has no annotations: expected .*a\.mat"):
         find_annotated(str(tmp_path))
@@ -74,8 +61,8 @@ def test_folders_that_are_something_else(tmp_path, grey):
         (b"MATLAB 5.0 MAT-file" * 20, r"a\.mat: not a readable \.mat file"),
     ],
 )
-def test_annotations_that_are_something_else(tmp_path, grey, content, expected):
-    write(tmp_path, "a", grey, [np.zeros((6, 10), np.uint16)])
+def test_annotations_that_are_something_else(tmp_path, grey, content, expected, write_annotated):
+    write_annotated(tmp_path, "a", grey, [np.zeros((6, 10), np.uint16)])
     path = tmp_path / "ground_truth" / "a.mat"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -94,8 +81,8 @@ def test_annotations_that_are_something_else(tmp_path, grey, content, expected):
         (np.full((6, 10), -1), "from 0"),
     ],
 )
-def test_maps_that_do_not_fit_the_photograph(tmp_path, grey, map_, found):
-    write(tmp_path, "a", grey, [np.zeros((6, 10), np.uint16), map_])
+def test_maps_that_do_not_fit_the_photograph(tmp_path, grey, map_, found, write_annotated):
+    write_annotated(tmp_path, "a", grey, [np.zeros((6, 10), np.uint16), map_])
     (place,) = find_annotated(str(tmp_path))
     with pytest.raises(UserError, match=f"person 2 is .*{found}"):
         read_annotated(place)
