@@ -6,8 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models.backbones.block_dense import BLOCK_ACTIVATIONS
 from models.backbones.convnet import ConvDecoder, ConvEncoder
 from models.backbones.mlp import ACTIVATIONS, MLPDecoder, MLPEncoder
+from models.backbones.partition import AdditiveDecoder, PartitionDecoder, PartitionEncoder
 from models.backbones.vqgan import STARTS, Layers, VQGANDecoder, VQGANEncoder
 
 __all__ = ["BACKBONES", "build_backbone"]
@@ -78,6 +80,62 @@ def _mlp(
     return encoder, decoder
 
 
+def _convs(convs: Sequence[Sequence[int]], name: str) -> tuple[tuple[int, int], ...]:
+    """Pairs (kernel size, channels) as tuples, for a config may hold lists."""
+    if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in convs):
+        raise ValueError(
+            f"{name} of backbone 'partition' are pairs (kernel size, channels), e.g. "
+            f"((5, 32), (5, 8)); found {convs!r}"
+        )
+    return tuple(_widths(pair, least=2, name=f"pairs of {name}") for pair in convs)
+
+
+def _partition(
+    output_shape: tuple[int, int, int],
+    dtype: Any,
+    remat: bool,
+    *,
+    convs: Sequence[Sequence[int]] = ((5, 32), (5, 8)),
+    dense: Sequence[int] = (100,),
+    decoder_convs: Sequence[Sequence[int]] = ((5, 1),),
+    subresolution: int = 2,
+    upsample: str = "nearest",
+    activation: str = "linear",
+    partitions: Sequence[int] = (),
+) -> tuple[nn.Module, nn.Module]:
+    if remat:
+        raise ValueError("backbone 'partition' is too small to recompute; set remat=False")
+    if subresolution < 1 or any(size % subresolution for size in output_shape[:2]):
+        raise ValueError(
+            f"subresolution of backbone 'partition' is {subresolution}; it must divide height and "
+            f"width, {output_shape[0]} and {output_shape[1]}"
+        )
+    for name, value, known in (
+        ("upsample", upsample, ("nearest", "bilinear")),
+        ("activation", activation, BLOCK_ACTIVATIONS),
+    ):
+        if value not in known:
+            raise ValueError(f"no {name} is called {value!r}; there are {', '.join(known)}")
+    decoder_convs = _convs(decoder_convs, "decoder_convs")
+    shared = {
+        "dense": _widths(dense, least=0, name="dense"),
+        "subresolution": subresolution,
+        "upsample": upsample,
+        "activation": activation,
+        "dtype": dtype,
+    }
+    encoder = PartitionEncoder(_convs(convs, "convs"), dtype=dtype)
+    if not partitions:
+        return encoder, PartitionDecoder(output_shape, convs=decoder_convs, **shared)
+    if decoder_convs:
+        raise ValueError(
+            "backbone 'partition' with partitions adds up images of dense decoders; set "
+            "decoder_convs=()"
+        )
+    partitions = _widths(partitions, least=1, name="partitions")
+    return encoder, AdditiveDecoder(output_shape, partitions, **shared)
+
+
 def _vqgan(
     output_shape: tuple[int, int, int],
     dtype: Any,
@@ -121,7 +179,7 @@ def _vqgan(
     return VQGANEncoder(z_channels=z_channels, **shared), VQGANDecoder(output_shape, **shared)
 
 
-BACKBONES = {"convnet": _convnet, "mlp": _mlp, "vqgan": _vqgan}
+BACKBONES = {"convnet": _convnet, "mlp": _mlp, "partition": _partition, "vqgan": _vqgan}
 
 
 def build_backbone(
@@ -132,7 +190,7 @@ def build_backbone(
     remat: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder of the backbone called `name` ("convnet", "mlp", "vqgan").
+    """Encoder and decoder of the backbone called `name` ("convnet", "mlp", "partition", "vqgan").
 
     Args:
       name: which one.
@@ -141,8 +199,11 @@ def build_backbone(
       dtype: what is computed in; parameters and the decoder's output are float32.
       remat: recompute activations in the backward pass instead of keeping them.
       **options: convnet: widths, last_width, residual_layers, residual_width. mlp: widths (of the
-        encoder; the decoder has them backwards), activation ("tanh", "relu"). vqgan: ch, ch_mult,
-        num_res_blocks, attn_resolutions, z_channels, groups, start ("pytorch", "xavier").
+        encoder; the decoder has them backwards), activation ("tanh", "relu"). partition: convs,
+        dense, decoder_convs, subresolution, upsample ("nearest", "bilinear"), activation (of the
+        dense layers: "linear", "tanh", "relu"), partitions (of the additive decoder; () for the
+        paper's). vqgan: ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, groups, start
+        ("pytorch", "xavier").
 
     Raises:
       ValueError: unknown name or option, or one that cannot be.
