@@ -13,6 +13,7 @@ from models.autoencoder import Autoencoder, AutoencoderOutput, BottleneckOutput
 from models.backbones import BACKBONES, build_backbone
 from models.gaussian_vae import GaussianBottleneck
 from models.likelihoods import LIKELIHOODS, build_likelihood
+from models.partition_vae import PartitionedGaussian
 from models.scvae import SparseCoder
 from models.vqvae import VectorQuantizer
 
@@ -22,6 +23,7 @@ __all__ = [
     "AutoencoderOutput",
     "BottleneckOutput",
     "GaussianBottleneck",
+    "PartitionedGaussian",
     "SparseCoder",
     "VectorQuantizer",
     "build",
@@ -30,6 +32,7 @@ __all__ = [
 # A new bottleneck is one line here.
 BOTTLENECKS: dict[str, Callable[..., nn.Module]] = {
     "gaussian": GaussianBottleneck,
+    "partition": PartitionedGaussian,
     "sparse": SparseCoder,
     "vq": VectorQuantizer,
 }
