@@ -3,6 +3,8 @@
 Lengths are in steps (one step is one batch of all devices); rates are per step.
 """
 
+import math
+
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 

@@ -94,6 +94,7 @@ FIELDS: dict[str, Rule] = {
     "data.crop": _text,
     "data.flip": _truth,
     "data.binarise": _text,
+    "data.noise": _number(0),
     "data.limit": _whole(0),
     "optimizer.name": _text,
     "optimizer.learning_rate": _number(0),

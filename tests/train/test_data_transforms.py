@@ -1,4 +1,4 @@
-"""Crop, resize, flip and binarise, one example at a time; statistics of what comes out."""
+"""Crop, resize, flip, binarise and noise, one at a time; statistics of what comes out."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from train.errors import UserError
 
 def config(**changes):
     data = {"source": "digits", "image_shape": (4, 4, 1), "crop": "none", "flip": False}
-    return data | {"binarise": ""} | changes
+    return data | {"binarise": "", "noise": 0.0} | changes
 
 
 def apply(data, split, image, seed=0):
@@ -82,6 +82,23 @@ def test_binarised_test_images_are_the_same_every_time():
     pieces = np.concatenate([batch["image"] for batch in small])[:7]
     np.testing.assert_array_equal(pieces, large[0]["image"])
     assert len({image.tobytes() for image in pieces}) == 7
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_noise_is_for_training_only_and_stays_in_range(dtype):
+    data = config(noise=0.01, image_shape=(200, 200, 1))
+    assert make_transform(data, "test") is None
+    for level in (0, 102, 255):
+        value = level if dtype == np.uint8 else np.float32(level / 255)
+        out = apply(data, "train", np.full((200, 200, 1), value, dtype))["image"]
+        assert out.dtype == np.float32
+        if level == 102:
+            np.testing.assert_allclose(out.mean(), 0.4, atol=3e-4)  # 6 sigma
+            np.testing.assert_allclose(out.std(), 0.01, rtol=0.02)
+        else:  # half of it is cut off: E max(n, 0) = sd / sqrt(2 pi)
+            np.testing.assert_allclose(abs(out.mean() - level / 255), 0.003989, rtol=0.03)
+            assert out.min() >= 0
+            assert out.max() <= 1
 
 
 def test_wrong_options_and_wrong_shapes_are_told():

@@ -1,4 +1,4 @@
-"""What is done to an example between the source and the batch: crop, resize, flip, binarise."""
+"""What is done to an example between source and batch: crop, resize, flip, binarise, noise."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,8 +20,9 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
     "resize" first scales the image so that it just covers `image_shape`. `data.flip` mirrors left
     and right by a fair coin, in "train" only. `data.binarise` "stochastic" draws every sub-pixel
     from a Bernoulli with the image's value in [0, 1] as its mean (Salakhutdinov & Murray 2008):
-    float32 0 or 1. In evaluation the generator is seeded by the example's index alone, so
-    the test images are the same every time.
+    float32 0 or 1. `data.noise` is the standard deviation of Gaussian noise added in [0, 1] units
+    and cut to that range, in "train" only; the noisy image is input and target. In evaluation the
+    generator is seeded by the example's index alone, so the test images are the same every time.
 
     Raises:
         UserError: on unknown values of the options; the transform itself, where an image does not
@@ -35,9 +36,10 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
         raise UserError(f"data.binarise is {binarise!r}; expected '' or 'stochastic'")
     train = split == "train"
     flip = train and bool(data.get("flip", False))
+    noise = np.float32(data.get("noise", 0.0) if train else 0.0)
     if data["source"] == "photos" and not train:
         crop = "none"  # the test set is a grid of crops already
-    if crop == "none" and not flip and not binarise:
+    if crop == "none" and not flip and not binarise and not noise:
         return None
 
     def transform(example: Example, random: np.random.Generator) -> Example:
@@ -52,6 +54,10 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
             scale = 255 if image.dtype == np.uint8 else 1
             levels = random.random(image.shape, np.float32) * np.float32(scale)
             image = (levels < image).astype(np.float32)
+        if noise:
+            unit = np.float32(255 if image.dtype == np.uint8 else 1)
+            noisy = image / unit + noise * random.standard_normal(image.shape, np.float32)
+            image = np.clip(noisy, 0, 1)
         if image.shape != shape:
             raise UserError(f"found an image of shape {image.shape}, data.image_shape is {shape}")
         return {**example, "image": image}
