@@ -10,6 +10,7 @@ from train.metrics.codes import codes_evaluator
 from train.metrics.evaluator import Evaluator
 from train.metrics.image import image_evaluator
 from train.metrics.likelihood import importance_evaluator, losses_evaluator, units_evaluator
+from train.metrics.subresolution import subresolution_evaluator
 
 # One line each: the name a config uses, and the function that makes it from keyword options.
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
@@ -19,6 +20,7 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "atoms": atoms_evaluator,
     "units": units_evaluator,
     "importance": importance_evaluator,
+    "subresolution": subresolution_evaluator,
 }
 
 
