@@ -83,7 +83,7 @@ def write(workdir: epath.Path, measured: Sequence[Any]) -> None:
 
 def draw_rates(measured: Sequence[Any], path: epath.Path) -> None:
     """Draws PSNR over bits: a line for each run of a real code, a point for one of indices."""
-    figure, (axes,) = pictures.panels(1, columns=1, size=(6.4, 4.2))
+    figure, (axes,) = pictures.draw_panels(1, columns=1, size=(6.4, 4.2))
     for number, (system, members) in enumerate(by_system(measured).items()):
         for run in members:
             bits, psnr = zip(*[(p.bits, p.psnr) for p in run.curve if p.bits > 0], strict=True)
@@ -100,4 +100,4 @@ def draw_rates(measured: Sequence[Any], path: epath.Path) -> None:
     axes.set_xlabel("bits an image, by the entropy of the rounded code")
     axes.set_ylabel("PSNR, dB")
     axes.legend(frameon=False, fontsize=9)
-    pictures.save(figure, path)
+    pictures.save_figure(figure, path)

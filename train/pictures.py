@@ -128,9 +128,9 @@ def side_by_side(
             f"images are {list(images.shape)} with {len(column_labels)} labels; expected "
             "[rows, columns, height, width, channels] and a label for each column"
         )
-    cells = _drawable(images.reshape(-1, *images.shape[2:]))
+    cells = drawable(images.reshape(-1, *images.shape[2:]))
     cells = cells.reshape(*images.shape[:2], *cells.shape[1:])
-    _draw_cells(cells, path, title=title, column_labels=column_labels)
+    draw_cells(cells, path, title=title, column_labels=column_labels)
 
 
 def traversals(
@@ -192,8 +192,8 @@ def codebook_use(counts: np.ndarray, path: str | os.PathLike[str]) -> None:
             f"counts {list(counts.shape)}; expected [codebooks, K] with some use of each codebook"
         )
     codebooks, codes = counts.shape
-    figure, axes_of = panels(codebooks, columns=2, size=(5.4, 2.9))
-    for number, (axes, count) in enumerate(zip(axes_of, counts, strict=True)):
+    figure, panels = draw_panels(codebooks, columns=2, size=(5.4, 2.9))
+    for number, (axes, count) in enumerate(zip(panels, counts, strict=True)):
         share = np.sort(count / count.sum())[::-1]
         perplexity = math.exp(-(share * np.log(np.where(share > 0, share, 1))).sum())
         axes.stairs(100 * share, np.arange(codes + 1), fill=True, color=BLUE)
@@ -210,7 +210,7 @@ def codebook_use(counts: np.ndarray, path: str | os.PathLike[str]) -> None:
         axes.set_ylim(0, 115 * share[0])
         axes.set_xlabel("codes, the most used first")
         axes.set_ylabel("% of tokens")
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def kl_per_unit(kl: np.ndarray, path: str | os.PathLike[str]) -> None:
@@ -226,7 +226,7 @@ def kl_per_unit(kl: np.ndarray, path: str | os.PathLike[str]) -> None:
     kl = np.asarray(kl, np.float64)
     if kl.ndim != 1 or not kl.size:
         raise ValueError(f"kl is {list(kl.shape)}; expected [units]: flatten the positions")
-    figure, (axes,) = panels(1, columns=1, size=(5.8, 3.2))
+    figure, (axes,) = draw_panels(1, columns=1, size=(5.8, 3.2))
     axes.stairs(np.sort(kl)[::-1], np.arange(kl.size + 1) + 0.5, fill=True, color=BLUE)
     axes.set_title(f"{kl.sum():.1f} nats in {kl.size} units", fontsize=10)
     axes.set_xlim(0.5, kl.size + 0.5)
@@ -234,7 +234,7 @@ def kl_per_unit(kl: np.ndarray, path: str | os.PathLike[str]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("units, the largest first")
     axes.set_ylabel("KL to the prior, nats")
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def training_curves(
@@ -254,11 +254,11 @@ def training_curves(
         UserError: there is no such file, or nothing in it.
     """
     curves = _read_curves(Path(metrics_jsonl_path))
-    figure, axes_of = panels(len(curves), columns=4, size=(3.5, 2.5))
+    figure, panels = draw_panels(len(curves), columns=4, size=(3.5, 2.5))
     last = max(max(points) for splits in curves.values() for points in splits.values())
     colours = {"train": BLUE, "test": ORANGE}
     lines = {}
-    for axes, (name, splits) in zip(axes_of, curves.items(), strict=True):
+    for axes, (name, splits) in zip(panels, curves.items(), strict=True):
         for split, points in splits.items():
             steps, values = zip(*sorted(points.items()), strict=True)
             # One evaluation is no line, and few are easily overlooked.
@@ -282,7 +282,7 @@ def training_curves(
     figure.legend(
         lines.values(), lines, loc="outside upper left", ncols=len(lines), frameon=False, fontsize=9
     )
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def _read_curves(path: Path) -> dict[str, dict[str, dict[int, float]]]:
@@ -338,7 +338,7 @@ def draw_cells(
     between = GAP if rows_together == 1 else 4 * GAP
     tops = [top + i * (height + GAP) + i // rows_together * (between - GAP) for i in range(rows)]
     canvas_height = tops[-1] + height + MARGIN
-    canvas_width = max(left + columns * (width + GAP) - GAP + MARGIN, 9 * len(title) + 2 * MARGIN)
+    canvas_width = max(left + columns * (width + GAP) - GAP, left + 9 * len(title)) + MARGIN
     canvas = np.full((canvas_height, canvas_width, 3), 255, np.uint8)
     for row in range(rows):
         for column in range(columns):
@@ -359,10 +359,12 @@ def draw_cells(
     for column, label in enumerate(column_labels):
         x = left + column * (width + GAP) + width / 2
         write(x, top - 4, label, fontsize=8, ha="center", va="bottom")
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def panels(count: int, *, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def draw_panels(
+    count: int, *, columns: int, size: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
     """Makes a figure with `count` panels of a size in inches, in at most `columns` columns."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
@@ -381,7 +383,7 @@ def panels(count: int, *, columns: int, size: tuple[float, float]) -> tuple[Figu
     return figure, panels[:count]
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes the PNG beside its place and then moves it there: never half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -178,11 +178,11 @@ def main(_: list[str]) -> None:
 
 
 def _draw_curve(curve: list[dict[str, float]], path: object) -> object:
-    figure, (axes,) = pictures.panels(1, columns=1, size=(5.8, 3.4))
+    figure, (axes,) = pictures.draw_panels(1, columns=1, size=(5.8, 3.4))
     axes.plot([p["non_zeros"] for p in curve], [p["psnr"] for p in curve], marker="o")
     axes.set_xlabel("entries of an image's code other than 0, the largest of each position kept")
     axes.set_ylabel("PSNR, dB")
-    pictures.save(figure, path)
+    pictures.save_figure(figure, path)
     return path
 
 
