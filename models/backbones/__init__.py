@@ -101,6 +101,8 @@ def _partition(
     subresolution: int = 2,
     upsample: str = "nearest",
     activation: str = "linear",
+    centre: float = 0.5,
+    scale: float = 1.0,
     partitions: Sequence[int] = (),
 ) -> tuple[nn.Module, nn.Module]:
     if remat:
@@ -116,15 +118,18 @@ def _partition(
     ):
         if value not in known:
             raise ValueError(f"no {name} is called {value!r}; there are {', '.join(known)}")
+    if not scale > 0:
+        raise ValueError(f"scale of backbone 'partition' is {scale}; it must be above 0")
     decoder_convs = _convs(decoder_convs, "decoder_convs")
+    values = {"centre": centre, "scale": scale, "dtype": dtype}
     shared = {
         "dense": _widths(dense, least=0, name="dense"),
         "subresolution": subresolution,
         "upsample": upsample,
         "activation": activation,
-        "dtype": dtype,
+        **values,
     }
-    encoder = PartitionEncoder(_convs(convs, "convs"), dtype=dtype)
+    encoder = PartitionEncoder(_convs(convs, "convs"), **values)
     if not partitions:
         return encoder, PartitionDecoder(output_shape, convs=decoder_convs, **shared)
     if decoder_convs:
@@ -201,9 +206,9 @@ def build_backbone(
       **options: convnet: widths, last_width, residual_layers, residual_width. mlp: widths (of the
         encoder; the decoder has them backwards), activation ("tanh", "relu"). partition: convs,
         dense, decoder_convs, subresolution, upsample ("nearest", "bilinear"), activation (of the
-        dense layers: "linear", "tanh", "relu"), partitions (of the additive decoder; () for the
-        paper's). vqgan: ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, groups, start
-        ("pytorch", "xavier").
+        dense layers: "linear", "tanh", "relu"), centre and scale (of the images' values),
+        partitions (of the additive decoder; () for the paper's). vqgan: ch, ch_mult,
+        num_res_blocks, attn_resolutions, z_channels, groups, start ("pytorch", "xavier").
 
     Raises:
       ValueError: unknown name or option, or one that cannot be.

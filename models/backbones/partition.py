@@ -4,6 +4,9 @@ Source: https://arxiv.org/abs/2302.03689, section 3 of its write-up, and the rel
 
 The decoder's image is smaller by a whole factor f, its "subresolution", and is up-sampled to the
 size of the input before the likelihood sees it.
+
+`centre` and `scale`, in [0, 1] units, are what the networks take for 0 and 1: Adam's steps are as
+large for a picture of little contrast, and drown it, unless its values are spread out first.
 """
 
 from typing import Any
@@ -27,13 +30,15 @@ class PartitionEncoder(nn.Module):
     """
 
     convs: tuple[tuple[int, int], ...] = ((5, 32), (5, 8))
+    centre: float = 0.5
+    scale: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: chex.Array, *, train: bool) -> chex.Array:
         """Features of the images; `train` changes nothing."""
         del train
-        h = x.astype(self.dtype)
+        h = _spread(x, self.centre, self.scale).astype(self.dtype)
         for i, (k, channels) in enumerate(self.convs):
             if min(h.shape[1:3]) < k + 1:
                 raise ValueError(
@@ -43,6 +48,16 @@ class PartitionEncoder(nn.Module):
             h = nn.Conv(channels, (k, k), padding="VALID", dtype=self.dtype, name=f"conv_{i}")(h)
             h = _largest_of_four(nn.relu(h))
         return h
+
+
+def _spread(x: chex.Array, centre: float, scale: float) -> chex.Array:
+    """Values of images that came with 0.5 taken away, in the networks' unit."""
+    return (x + (0.5 - centre)) / scale
+
+
+def _restored(y: chex.Array, centre: float, scale: float) -> chex.Array:
+    """The inverse of `_spread`, float32."""
+    return scale * y.astype(jnp.float32) + (centre - 0.5)
 
 
 def _largest_of_four(x: chex.Array) -> chex.Array:
@@ -72,6 +87,8 @@ class PartitionDecoder(nn.Module):
     subresolution: int = 2
     upsample: str = "nearest"
     activation: str = "linear"
+    centre: float = 0.5
+    scale: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -94,7 +111,8 @@ class PartitionDecoder(nn.Module):
                 )
                 y = nn.relu(layer(y))
         y = nn.Conv(channels, (1, 1), dtype=self.dtype, name="output")(y)
-        return upsample(y.astype(jnp.float32), self.subresolution, method=self.upsample)
+        y = _restored(y, self.centre, self.scale)
+        return upsample(y, self.subresolution, method=self.upsample)
 
 
 class AdditiveDecoder(nn.Module):
@@ -114,23 +132,28 @@ class AdditiveDecoder(nn.Module):
     subresolution: int = 2
     upsample: str = "nearest"
     activation: str = "relu"
+    centre: float = 0.5
+    scale: float = 1.0
     dtype: Any = jnp.float32
 
     def __call__(self, x: chex.Array, *, train: bool) -> chex.Array:
         """What the likelihood reads, for the latents; `train` changes nothing."""
         del train
+        y = _restored(jnp.sum(self._small_images(x), axis=1), self.centre, self.scale)
         # Up-sampling is linear: once, after the sum.
-        return self._upsample(jnp.sum(self._small_images(x), axis=1))
+        return upsample(y, self.subresolution, method=self.upsample)
 
     def parts(self, x: chex.Array) -> chex.Array:
-        """Each partition's image, float32 `[batch, K, height, width, channels]`; their sum is all.
+        """Each partition's image, float32 `[batch, K, height, width, channels]`.
 
-        The likelihood's mean is a function of the sum.
+        The output is their sum plus `centre` - 0.5.
         """
-        return self._upsample(self._small_images(x))
+        y = self.scale * self._small_images(x).astype(jnp.float32)
+        return upsample(y, self.subresolution, method=self.upsample)
 
     @nn.compact
     def _small_images(self, x: chex.Array) -> chex.Array:
+        """In the networks' unit, `[batch, K, height / f, width / f, channels]`."""
         height, width, channels = self.output_shape
         small = (height // self.subresolution, width // self.subresolution, channels)
         K = len(self.partitions)
@@ -138,6 +161,3 @@ class AdditiveDecoder(nn.Module):
         layers = (self.partitions, *((size,) * K for size in sizes))
         y = BlockMLP(layers, self.activation, name="parts")(x.astype(self.dtype))
         return y.reshape(-1, K, *small)
-
-    def _upsample(self, y: chex.Array) -> chex.Array:
-        return upsample(y.astype(jnp.float32), self.subresolution, method=self.upsample)

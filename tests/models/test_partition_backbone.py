@@ -129,6 +129,32 @@ def test_an_image_of_the_additive_decoder_is_one_partitions_own():
 
 
 @pytest.mark.parametrize("additive", [{}, ADDITIVE], ids=["paper", "additive"])
+def test_centre_and_scale_are_what_the_networks_take_for_0_and_1(additive):
+    shape = {"output_shape": (14, 12, 1)}
+    plain = build_backbone("partition", **shape, **(SMALL | additive))
+    spread = build_backbone("partition", **shape, **(SMALL | additive), centre=0.3, scale=0.02)
+    image = np.random.default_rng(0).normal(size=(2, 14, 12, 1)).astype(np.float32)
+    z = np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32)
+    variables = draw(plain[0], image)
+    # The networks see images with 0.5 taken away: an image of 0.3 + 0.02 x is to them what x is.
+    np.testing.assert_allclose(
+        spread[0].apply(variables, 0.3 + 0.02 * image - 0.5, train=True),
+        plain[0].apply(variables, image, train=True),
+        atol=1e-4,
+    )
+    variables = draw(plain[1], z)
+    np.testing.assert_allclose(
+        spread[1].apply(variables, z, train=True),
+        0.02 * plain[1].apply(variables, z, train=True) + 0.3 - 0.5,
+        atol=1e-6,
+    )
+    if additive:
+        parts = spread[1].apply(variables, z, method="parts")
+        plain_parts = plain[1].apply(variables, z, method="parts")
+        np.testing.assert_allclose(parts, 0.02 * plain_parts, atol=1e-6)
+
+
+@pytest.mark.parametrize("additive", [{}, ADDITIVE], ids=["paper", "additive"])
 @pytest.mark.parametrize("method", ["nearest", "bilinear"])
 def test_subresolution_and_upsampling(additive, method):
     options = SMALL | {"subresolution": 4, "upsample": method} | additive
@@ -223,6 +249,7 @@ def test_lists_are_taken_as_a_config_holds_them():
         ({"dense": (0,)}, r"dense must be .* found \(0,\)"),
         ({"partitions": (4, 2)}, r"set decoder_convs=\(\)"),
         ({"partitions": (4, 0), "decoder_convs": ()}, r"partitions must be .*found \(4, 0\)"),
+        ({"scale": 0.0}, r"scale of backbone 'partition' is 0\.0; it must be above 0"),
         ({"remat": True}, "too small to recompute"),
     ],
     ids=str,
