@@ -43,8 +43,8 @@ class Latents(NamedTuple):
       mean: `[images, units]`.
       log_variance: `[images, units]`.
       decode: `[n, units] -> [n, height, width, channels]`, mean images in [0, 1].
-      decode_parts: `[n, units] -> [n, K, height, width, channels]`, each partition's own image, of
-        an additive decoder; else None.
+      decode_parts: `[n, units] -> [n, K, height, width, channels]` of an additive decoder: the mean
+        of the n outputs, and on it what each partition adds to its own mean; else None.
       partitions: sizes d_1 .. d_K.
     """
 
@@ -98,7 +98,8 @@ def encode(run: runs.Run) -> Latents:
 
     def decode_parts(v: Any, z: jax.Array) -> jax.Array:
         parts = model.apply(v, z, method=lambda model, z: model.decoder.parts(z))
-        return model.likelihood.mean(parts)
+        middle = model.apply(v, z, method="decode").mean(axis=0)
+        return model.likelihood.mean(middle + parts - parts.mean(axis=0))
 
     compiled = jax.jit(decode)
     parts = jax.jit(decode_parts) if hasattr(model.decoder, "parts") else None
@@ -250,14 +251,14 @@ def _draw(folder: Path, latents: Latents, title: str) -> tuple[np.ndarray, np.nd
         title=f"{title}: image a with one partition of image b",
     )
     if decode_parts is not None:
-        several = mean[:: max(1, len(mean) // PAIRS)][:PAIRS]
-        parts = np.concatenate([decode(several)[:, None], decode_parts(several)], axis=1)
+        parts = np.concatenate([decode(mean)[:, None], decode_parts(mean)], axis=1)
+        parts = parts[:: max(1, len(mean) // PAIRS)][:PAIRS]
         partition_pictures.strips(
             parts,
             folder / "partition_parts.png",
             rows=[f"image {i}" for i in range(len(parts))],
-            columns=["sum", *map(str, range(K))],
-            title=f"{title}: test images and their parts",
+            columns=["all", *map(str, range(K))],
+            title=f"{title}: what each partition adds to the mean",
         )
     maps, null = effect_maps(latents), null_effects(latents)
     effect = maps.mean(axis=(1, 2, 3))
