@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models.backbones.block_dense import BLOCK_ACTIVATIONS
+from models.backbones.capsule_mlp import CapsuleMLPDecoder, CapsuleMLPEncoder
 from models.backbones.convnet import ConvDecoder, ConvEncoder
 from models.backbones.mlp import ACTIVATIONS, MLPDecoder, MLPEncoder
 from models.backbones.partition import AdditiveDecoder, PartitionDecoder, PartitionEncoder
@@ -141,6 +142,25 @@ def _partition(
     return encoder, AdditiveDecoder(output_shape, partitions, **shared)
 
 
+def _capsule_mlp(
+    output_shape: tuple[int, int, int],
+    dtype: Any,
+    remat: bool,
+    *,
+    units: int = 324,
+    encoders: int = 2,
+) -> tuple[nn.Module, nn.Module]:
+    if remat:
+        raise ValueError("backbone 'capsule_mlp' is too small to recompute; set remat=False")
+    if units < 1 or encoders not in (1, 2):
+        raise ValueError(
+            f"backbone 'capsule_mlp' has units={units} and encoders={encoders}; expected units of "
+            "1 or more, and 2 encoders, for z and u, or 1 for z alone"
+        )
+    encoder = CapsuleMLPEncoder(units=units, encoders=encoders, dtype=dtype)
+    return encoder, CapsuleMLPDecoder(output_shape, dtype=dtype)
+
+
 def _vqgan(
     output_shape: tuple[int, int, int],
     dtype: Any,
@@ -184,7 +204,13 @@ def _vqgan(
     return VQGANEncoder(z_channels=z_channels, **shared), VQGANDecoder(output_shape, **shared)
 
 
-BACKBONES = {"convnet": _convnet, "mlp": _mlp, "partition": _partition, "vqgan": _vqgan}
+BACKBONES = {
+    "convnet": _convnet,
+    "mlp": _mlp,
+    "capsule_mlp": _capsule_mlp,
+    "partition": _partition,
+    "vqgan": _vqgan,
+}
 
 
 def build_backbone(
@@ -195,17 +221,17 @@ def build_backbone(
     remat: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder of the backbone called `name` ("convnet", "mlp", "partition", "vqgan").
+    """Encoder and decoder of the backbone called `name`.
 
     Args:
-      name: which one.
+      name: "convnet", "mlp", "capsule_mlp", "partition" or "vqgan".
       output_shape: (height, width, channels) the decoder gives, channels being what the likelihood
         asks for.
       dtype: what is computed in; parameters and the decoder's output are float32.
       remat: recompute activations in the backward pass instead of keeping them.
       **options: convnet: widths, last_width, residual_layers, residual_width. mlp: widths (of the
-        encoder; the decoder has them backwards), activation ("tanh", "relu"). partition: convs,
-        dense, decoder_convs, subresolution, upsample ("nearest", "bilinear"), activation (of the
+        encoder; the decoder has them backwards), activation ("tanh", "relu"). capsule_mlp: units
+        (of the latent), encoders (2 for z and u, 1 for z). partition: convs, dense, decoder_convs, subresolution, upsample ("nearest", "bilinear"), activation (of the
         dense layers: "linear", "tanh", "relu"), centre and scale (of the images' values),
         partitions (of the additive decoder; () for the paper's). vqgan: ch, ch_mult,
         num_res_blocks, attn_resolutions, z_channels, groups, start ("pytorch", "xavier").
