@@ -15,6 +15,7 @@ from models.gaussian_vae import GaussianBottleneck
 from models.likelihoods import LIKELIHOODS, build_likelihood
 from models.partition_vae import PartitionedGaussian
 from models.scvae import SparseCoder
+from models.topographic_vae import TopographicCapsules
 from models.vqvae import VectorQuantizer
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "GaussianBottleneck",
     "PartitionedGaussian",
     "SparseCoder",
+    "TopographicCapsules",
     "VectorQuantizer",
     "build",
 ]
@@ -34,6 +36,7 @@ BOTTLENECKS: dict[str, Callable[..., nn.Module]] = {
     "gaussian": GaussianBottleneck,
     "partition": PartitionedGaussian,
     "sparse": SparseCoder,
+    "topographic": TopographicCapsules,
     "vq": VectorQuantizer,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
