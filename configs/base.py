@@ -34,7 +34,8 @@ def get_config() -> ConfigDict:
     config.loss_weights = ConfigDict()
 
     config.data = ConfigDict()
-    # digits, photos, tfds:NAME, folder:PATH, array:PATH, game:NAME, synthetic
+    # digits, photos, tfds:NAME, folder:PATH, array:PATH, game:NAME, synthetic;
+    # sequences:mnist, sequences:digits, sequences:PATH (of dSprites)
     config.data.source = ""
     # Of TFDS; empty: TFDS_DATA_DIR, or TFDS's own default. Of what games have played: a cache.
     config.data.data_dir = ""
@@ -47,6 +48,10 @@ def get_config() -> ConfigDict:
     config.data.flip = False
     config.data.binarise = ""  # "", stochastic
     config.data.limit = 0
+    config.data.frames = 0  # of a sequence; 0: single images
+    # Of sequences, one for each. Digits: rotation, scale, hue, perspective, or several that move
+    # together, as rotation+hue. dSprites: x, y, orientation, scale.
+    config.data.transformations = ()
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # adam, sgd

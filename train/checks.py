@@ -96,6 +96,8 @@ FIELDS: dict[str, Rule] = {
     "data.binarise": _text,
     "data.noise": _number(0),
     "data.limit": _whole(0),
+    "data.frames": _whole(0),
+    "data.transformations": _names,
     "optimizer.name": _text,
     "optimizer.learning_rate": _number(0),
     "optimizer.schedule": _text,

@@ -51,8 +51,15 @@ def build_model(config: ConfigDict, *, axis_name: str | None = None) -> nn.Modul
 
 def example_batch(config: ConfigDict, *, rows: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a batch of the config's data."""
-    shape = (rows, *config.model.image_shape)
-    return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    frames = config.data.frames
+    if not frames:
+        shape = (rows, *config.model.image_shape)
+        return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    return {
+        "image": jax.ShapeDtypeStruct((rows, frames, *config.model.image_shape), jnp.uint8),
+        "factor": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "position": jax.ShapeDtypeStruct((rows, frames), jnp.int32),
+    }
 
 
 def make_state(config: ConfigDict, model: nn.Module, optimizer: Any, names: list[str]) -> Any:

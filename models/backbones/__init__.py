@@ -231,10 +231,11 @@ def build_backbone(
       remat: recompute activations in the backward pass instead of keeping them.
       **options: convnet: widths, last_width, residual_layers, residual_width. mlp: widths (of the
         encoder; the decoder has them backwards), activation ("tanh", "relu"). capsule_mlp: units
-        (of the latent), encoders (2 for z and u, 1 for z). partition: convs, dense, decoder_convs, subresolution, upsample ("nearest", "bilinear"), activation (of the
-        dense layers: "linear", "tanh", "relu"), centre and scale (of the images' values),
-        partitions (of the additive decoder; () for the paper's). vqgan: ch, ch_mult,
-        num_res_blocks, attn_resolutions, z_channels, groups, start ("pytorch", "xavier").
+        (of the latent), encoders (2 for z and u, 1 for z). partition: convs, dense, decoder_convs,
+        subresolution, upsample ("nearest", "bilinear"), activation (of the dense layers: "linear",
+        "tanh", "relu"), centre and scale (of the images' values), partitions (of the additive
+        decoder; () for the paper's). vqgan: ch, ch_mult, num_res_blocks, attn_resolutions,
+        z_channels, groups, start ("pytorch", "xavier").
 
     Raises:
       ValueError: unknown name or option, or one that cannot be.

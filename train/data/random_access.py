@@ -17,7 +17,7 @@ class Source(Protocol):
         """The number of examples."""
 
     def __getitem__(self, index: int) -> Example:
-        """One example; "image" is `[height, width, channels]`, uint8 or float32 in [0, 1]."""
+        """One example; "image" is `[(frames,) height, width, channels]`, uint8 or in [0, 1]."""
 
 
 class InMemory:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data import files, games, photos, tfds_source
+from train.data import files, games, photos, sequences, sprites, tfds_source
 from train.data.random_access import ImageSize, InMemory, Source, Subset, image_size, select
 from train.errors import UserError
 
@@ -23,7 +23,10 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
       "folder:PATH"  image files; sub-folders are labels, or "train" and "test" at the top, splits;
       "array:PATH"   images in a .npy or .npz file;
       "game:NAME"    frames of "pong" or "breakout", played by a policy seeded by `data.split_seed`;
-      "synthetic"    noise, 1,024 + 256 images: to try a machine out.
+      "synthetic"    noise, 1,024 + 256 images: to try a machine out;
+      "sequences:digits", "sequences:mnist"    digits that `data.transformations` move through
+                     `data.frames` frames (see `sequences`); the sources give the still digits;
+      "sequences:PATH"    dSprites in an .npz file, in loops of one factor (see `sprites`).
     `data.train` and `data.test` are split expressions: "train", "test", "train[:40000]",
     "train[80%:]", and sums of them. A source without a test split of its own (digits, arrays, most
     folders) gives up the fraction `data.holdout` of its examples as "test", drawn by a permutation
@@ -39,6 +42,15 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
     size = image_size(data)
     expression = data.get(split, split)
     limit = data.get("limit", 0)
+    frames = data.get("frames", 0)
+    if (kind == "sequences") != (frames > 0):
+        raise UserError(
+            f"data.source is {data['source']!r} and data.frames is {frames}; sequences have "
+            "frames, at least 1, and single images have data.frames=0"
+        )
+    if data["source"] == "sequences:mnist":
+        still = {**data, "source": "tfds:mnist", "frames": 0}
+        return load_source({**still, "image_shape": (*size.shape[:2], 1)}, split)
     if kind == "tfds" and place:
         source = tfds_source.load(
             place, expression, size, data_dir=data.get("data_dir", ""), limit=limit
@@ -48,6 +60,8 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
             place, size, seed=data.get("split_seed", 0), data_dir=data.get("data_dir", "")
         )
         source = _cut(parts, expression, data["source"])
+    elif kind == "sequences" and place:
+        source = _cut(_sequences(place, data, size), expression, data["source"])
     elif kind in _SOURCES and bool(place) == (kind in ("folder", "array")):
         parts = _SOURCES[kind](place, size)
         if "test" not in parts:
@@ -56,13 +70,14 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
     else:
         raise UserError(
             f"data.source is {data['source']!r}; expected 'digits', 'photos', 'synthetic', "
-            "'tfds:NAME', 'folder:PATH', 'array:PATH' or 'game:NAME'"
+            "'tfds:NAME', 'folder:PATH', 'array:PATH', 'game:NAME', 'sequences:mnist', "
+            "'sequences:digits' or 'sequences:PATH'"
         )
     if 0 < limit < len(source):
         source = select(source, np.arange(limit))
     if len(source) == 0:
         raise UserError(f"data.{split}={expression!r} of {data['source']} has no example")
-    if isinstance(source, InMemory):  # the others check every image as they read it
+    if isinstance(source, InMemory) and not frames:  # others check what they read or draw
         size.check(source.arrays["image"].shape[1:], data["source"])
     return source
 
@@ -80,6 +95,15 @@ def _hold_out(parts: dict[str, Source], holdout: float, seed: int) -> dict[str, 
         "test": select(everything, np.sort(order[:first])),
         "train": select(everything, np.sort(order[first:])),
     }
+
+
+def _sequences(place: str, data: Mapping[str, Any], size: ImageSize) -> dict[str, Source]:
+    """The parts of transforming digits, still, or of dSprites in loops."""
+    seed, holdout = data.get("split_seed", 0), data.get("holdout", 0.0)
+    if place == "digits":
+        return _hold_out({"train": sequences.small_digits(*size.shape[:2])}, holdout, seed)
+    size.check((64, 64, 1), data["source"])
+    return sprites.load(place, data["transformations"], data["frames"], holdout=holdout, seed=seed)
 
 
 _SPLIT = re.compile(r"(?P<name>\w+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")

@@ -1,4 +1,4 @@
-"""What is done to an example between source and batch: crop, resize, flip, binarise, noise."""
+"""What is done to an example between source and batch: crop, flip, binarise, noise, motion."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from train.data import sequences
 from train.data.random_access import Example, image_size
 from train.errors import UserError
 
@@ -23,6 +24,8 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
     float32 0 or 1. `data.noise` is the standard deviation of Gaussian noise added in [0, 1] units
     and cut to that range, in "train" only; the noisy image is input and target. In evaluation the
     generator is seeded by the example's index alone, so the test images are the same every time.
+    Digits of a source of sequences become sequences, as `sequences.make_transform` says, and
+    nothing else is done to those.
 
     Raises:
         UserError: on unknown values of the options; the transform itself, where an image does not
@@ -34,6 +37,15 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
     binarise = data.get("binarise", "")
     if binarise not in ("", "stochastic"):
         raise UserError(f"data.binarise is {binarise!r}; expected '' or 'stochastic'")
+    if data.get("frames", 0):
+        flip, noise = data.get("flip", False), data.get("noise", 0.0)
+        if crop != "none" or flip or binarise or noise:
+            raise UserError(
+                f"data.crop is {crop!r}, data.flip {flip}, data.binarise {binarise!r}, data.noise "
+                f"{noise}; nothing of this is done to sequences"
+            )
+        drawn = data["source"] in ("sequences:mnist", "sequences:digits")
+        return sequences.make_transform(data) if drawn else None
     train = split == "train"
     flip = train and bool(data.get("flip", False))
     noise = np.float32(data.get("noise", 0.0) if train else 0.0)

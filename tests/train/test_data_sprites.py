@@ -1,0 +1,131 @@
+"""dSprites in loops: which images, which values, what is held out; on a file of the same form."""
+
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.data import load_source, make_transform
+from train.data.sprites import SIZES
+from train.errors import UserError
+
+FACTORS = ("x", "y", "orientation", "scale")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A file whose images say which factors they have, in a random order and with others mixed in.
+
+    Pixel (i, j) of the first row block is bit j of factor i's value.
+    """
+    used = list(itertools.product(range(3), range(1, 6), *[range(0, 30, 2)] * 3))
+    others = [(0, 0, 0, 0, 0), (1, 2, 30, 0, 0), (1, 2, 3, 0, 0), (2, 5, 0, 0, 31)]
+    classes = np.array(used + others, np.int16)
+    classes = classes[np.random.default_rng(0).permutation(len(classes))]
+    images = np.zeros((len(classes), 64, 64), np.uint8)
+    images[:, :5, :6] = (classes[:, :, None] >> np.arange(6)) & 1
+    place = tmp_path_factory.mktemp("data") / "sprites.npz"
+    np.savez_compressed(place, imgs=images, latents_classes=np.insert(classes, 0, 0, axis=1))
+    return place
+
+
+def config(path, **changes):
+    data = {"source": f"sequences:{path}", "image_shape": (64, 64, 1), "frames": 15}
+    return data | {"transformations": FACTORS, "holdout": 0.1} | changes
+
+
+@pytest.fixture(scope="module")
+def parts(path):
+    return {split: load_source(config(path), split) for split in ("train", "test")}
+
+
+def factors(image):
+    """Factors that an image of the file says it has: `[..., 5]`, shape to y, as stored."""
+    return ((image[..., :5, :6, 0] // 255) << np.arange(6)).sum(axis=-1)
+
+
+def starts(part):
+    """The factor and the first image of each sequence."""
+    return part.source.starts[part.indices]
+
+
+def loops(part):
+    """The factor of each sequence and the values of the others."""
+    factor, *fixed = starts(part).T
+    fixed = np.stack(fixed, axis=1)
+    fixed[np.arange(len(fixed)), np.array([3, 4, 2, 1])[factor]] = -1
+    return np.c_[factor, fixed]
+
+
+def test_a_sequence_moves_one_factor_round_and_round(parts):
+    source = parts["train"]
+    for index in np.random.default_rng(0).integers(len(source), size=40):
+        example = source[int(index)]
+        assert (example["image"].shape, example["image"].dtype) == ((15, 64, 64, 1), np.uint8)
+        assert set(np.unique(example["image"])) <= {0, 255}
+        found = factors(example["image"].astype(np.int64))
+        axis = {"x": 3, "y": 4, "orientation": 2, "scale": 1}[FACTORS[example["factor"]]]
+        values = found[:, axis]
+        # Scales are 1 .. 5, the rest every second of 0 .. 28.
+        position = values - 1 if axis == 1 else values // 2
+        np.testing.assert_array_equal(position, example["position"])
+        np.testing.assert_array_equal(np.diff(position) % SIZES[axis], 1)
+        assert (np.delete(found, axis, axis=1) == np.delete(found[0], axis)).all()
+        assert example["label"] == found[0, 0]
+    assert make_transform(config("x.npz"), "train") is None
+
+
+def test_every_image_starts_a_sequence_of_each_factor(parts):
+    found = np.concatenate([starts(part) for part in parts.values()])
+    assert len(found) == 4 * 50_625
+    assert len(np.unique(found, axis=0)) == len(found)
+
+
+def test_no_loop_is_in_both_splits(parts):
+    train, test = (np.unique(loops(parts[split]), axis=0) for split in ("train", "test"))
+    assert len(np.unique(np.concatenate([train, test]), axis=0)) == len(train) + len(test)
+    assert len(train) + len(test) == 3 * 3375 + 10_125
+    counts = np.bincount(starts(parts["test"])[:, 0]) / 50_625
+    np.testing.assert_allclose(counts, 0.1, atol=0.001)  # of each factor alike
+    # The first are a fair sample.
+    first = starts(parts["test"])[:2000]
+    assert (np.bincount(first[:, 0]) > 400).all()
+    assert (np.bincount(first[:, 1]) > 550).all()
+
+
+def test_the_split_is_the_same_every_time(path, parts):
+    expected = starts(parts["test"])
+    np.testing.assert_array_equal(starts(load_source(config(path), "test")), expected)
+    other = starts(load_source(config(path, split_seed=1), "test"))
+    assert (other != expected).any()
+
+
+def test_what_cannot_be_is_told(path, tmp_path):
+    for changes, message in (
+        ({"source": "sequences:absent.npz"}, "absent.npz: no such file"),
+        ({"image_shape": (32, 32, 1)}, r"set data.image_shape=\(64, 64, 1\)"),
+        ({"transformations": ("x", "shape")}, r"\['shape'\] in it; expected some of x, y"),
+        ({"holdout": 1.0}, "data.holdout is 1.0"),
+        ({"holdout": 0.0}, "data.holdout=0.1 would set"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_source(config(path, **changes), "test")
+    broken = tmp_path / "broken.npz"
+    np.savez(broken, imgs=np.zeros((4, 64, 64), np.uint8))
+    with pytest.raises(UserError, match="'imgs' and 'latents_classes'"):
+        load_source(config(broken), "train")
+    np.savez(broken, imgs=np.zeros((4, 64, 64), np.uint8), latents_classes=np.zeros((4, 6), int))
+    with pytest.raises(UserError, match="expected each of 50625 once"):
+        load_source(config(broken), "train")
+
+
+def test_the_re_rendered_sprites():
+    data = os.environ.get("BOTTLENECKS_DATA", "")
+    path = Path(data) / "dsprites_rerendered" / "topographic_subset.npz"
+    if not data or not path.is_file():
+        pytest.skip("BOTTLENECKS_DATA names no folder with dsprites_rerendered in it")
+    example = load_source(config(path), "test")[0]
+    assert set(np.unique(example["image"])) == {0, 255}
+    assert 50 < np.count_nonzero(example["image"][0]) < 1500
