@@ -3,7 +3,7 @@
 Lengths are in steps (one step is one batch of all devices); rates are per step.
 """
 
-import math
+from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
@@ -163,3 +163,56 @@ def released_sparse_weights(
     values = image_shape[0] * image_shape[1] * image_shape[2]
     latent = 2 / (positions * depth) ** 2
     return ConfigDict({"reconstruction": 2 / values, "latent": latent, "l1": 0.0})
+
+
+# The rows of the Topographic VAE's tables on MNIST (S = C = D = 18, K = 3), as kernels of W.
+TOPOGRAPHIES = {
+    "L13_36": {"kernel": "shifting", "window": 13, "spread": 1},
+    "L5_36": {"kernel": "shifting", "window": 5, "spread": 1},
+    "L1_2": {"kernel": "shifting", "window": 18, "spread": 1},
+    "L0": {"kernel": "stationary", "window": 1, "width": 3},
+    "bubble": {"kernel": "stationary", "window": 5, "width": 3},
+    "vae": {"kernel": "none"},
+}
+
+
+def set_topographic(
+    config: ConfigDict, *, frames: int, capsules: int, places: int, mu: float = 30.0, **kernel: Any
+) -> None:
+    """Sets the model of a Topographic VAE, and its loss: nats per frame; 0 frames: single images.
+
+    `kernel` holds the bottleneck's options kernel, window, width, spread, epsilon and predictive.
+    """
+    topographic = kernel["kernel"] != "none"
+    config.data.frames = frames
+    config.model.backbone = ConfigDict(
+        {
+            "name": "capsule_mlp",
+            "units": capsules * places,
+            "encoders": 2 if topographic else 1,
+        }
+    )
+    options = {"window": 0, "width": 0, "spread": 0, "epsilon": 1e-6, "predictive": False}
+    config.model.bottleneck = ConfigDict(
+        {"name": "topographic", "capsules": capsules, "places": places, "mu": mu} | options | kernel
+    )
+    config.model.likelihood = ConfigDict({"name": "bernoulli"})
+    terms = ("reconstruction", "kl_z", "kl_u") if topographic else ("reconstruction", "kl_z")
+    config.loss_weights = ConfigDict({term: 1 / max(frames, 1) for term in terms})
+
+
+def released_topographic_training(config: ConfigDict, *, steps: int, batch_size: int) -> None:
+    """Sets SGD as the Topographic VAE was trained by, and evaluation and logging to fit.
+
+    Rate 1e-4, momentum 0.9, constant. Its likelihood is of 10 draws.
+    """
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 1e-4
+    config.train.steps = steps
+    config.train.batch_size = batch_size
+    config.train.steps_per_call = 10
+    config.evaluation.evaluators = ("losses", "image")
+    config.evaluation.final_evaluators = ("sequence_likelihood",)
+    config.evaluation.importance_samples = 10
+    config.log_every = 500
+    config.checkpoint_every = 2000

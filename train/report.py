@@ -18,6 +18,7 @@ from train.data.transforms import make_transform
 
 BASELINE = "mean_image/"
 SHOWN = 16
+SEQUENCES = 6
 
 
 def table(values: dict[str, float]) -> str:
@@ -77,12 +78,13 @@ def _draw(
     real = np.asarray(batch["mask"]) > 0
     drawn = ["reconstructions.png"]
     title = f"{config.name}: test images, each above its reconstruction"
-    pictures.reconstructions(
-        batch["image"][real],
-        np.asarray(output.reconstruction)[real],
-        folder / drawn[0],
-        title=title,
-    )
+    shown = [np.asarray(x)[real] for x in (batch["image"], output.reconstruction)]
+    columns = 8
+    if config.data.frames:  # a row for each of a few sequences
+        title = f"{config.name}: test sequences, each above its reconstruction"
+        shown = [x[:SEQUENCES].reshape(-1, *x.shape[2:]) for x in shown]
+        columns = config.data.frames
+    pictures.reconstructions(*shown, folder / drawn[0], columns=columns, title=title)
 
     decode = jax.jit(lambda v, z: model.likelihood.mean(model.apply(v, z, method="decode")))
     arrays = evaluation["arrays"]

@@ -22,6 +22,9 @@ VARIANTS = {
     "scvae_ffhq256": SIDES,
     "scvae_imagenet256": SIDES,
     "scvae_digits": ("fista", "published", "paper_v2"),
+    "topographic_vae_digits": ("L13_36", "vae", "bubble"),
+    "topographic_vae_dsprites": ("L1_3", "L1_6", "L1_2", "L0", "bubble", "vae"),
+    "topographic_vae_mnist": ("L13_36", "L5_36", "L1_2", "L0", "bubble", "vae"),
     "vqvae_cifar10": ("kmeans", "released"),
 }
 FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"}
@@ -31,6 +34,9 @@ NAMES = sorted(FILES - set(COMPARISONS))
 LARGE = (
     "scvae_ffhq256",
     "scvae_imagenet256",
+    "topographic_vae_dsprites",
+    "topographic_vae_mnist",
+    "topographic_vae_predictive",
     "vae_cifar10",
     "vqvae_cifar10_paper",
     "vqvae_imagenet128",
@@ -138,7 +144,7 @@ def test_a_comparison_is_on_equal_terms(name, monkeypatch):
 def test_a_config_takes_a_step(experiment):
     config = build(*experiment)
     batch = small_batch(config)
-    assert batch["image"].shape == (4, *config.model.image_shape)
+    assert batch["image"].shape == runs.example_batch(config, rows=4)["image"].shape
     config.model.data_variance = config.model.data_variance or 0.1
     optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
     names = list(runs.abstract_state(config).window.sums)
@@ -185,12 +191,15 @@ def test_a_config_takes_a_step(experiment):
         (("scvae_imagenet256", "32"), 8, (32, 32, 512), None),
         (("scvae_imagenet256", "4"), 8, (4, 4, 512), None),
         (("scvae_ffhq256", "1"), 8, (1, 1, 512), None),
+        (("topographic_vae_dsprites", "L1_3"), 8, (15, 15, 15), None),
+        (("topographic_vae_mnist", "L13_36"), 8, (18, 18, 18), None),
+        (("topographic_vae_predictive",), 8, (18, 18, 18), None),
     ],
 )
 def test_a_large_config_lowers_at_full_size(experiment, rows, code, bits_per_token):
     config, name = build(*experiment), experiment[0]
     state = runs.abstract_state(config)
-    shape = tuple(config.model.image_shape)
+    shape = runs.example_batch(config)["image"].shape[1:]
     assert config.train.batch_size == rows
     batch = {"image": jax.ShapeDtypeStruct((1, 1, rows, *shape), np.uint8)}
     text = training_step(config).lower(state, batch).as_text()
