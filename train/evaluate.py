@@ -52,6 +52,7 @@ def check_evaluators(config: ConfigDict, state: TrainState) -> None:
         runs.final_evaluators(config),
         data_variance=config.model.data_variance or 1.0,
         samples=config.evaluation.importance_samples,
+        factors=tuple(config.data.transformations),
     )
     batch = runs.example_batch(config)
     batch["mask"] = jax.ShapeDtypeStruct(batch["image"].shape[:1], np.float32)
@@ -80,6 +81,7 @@ def make_evaluation(
         names,
         data_variance=config.model.data_variance,
         samples=config.evaluation.importance_samples,
+        factors=tuple(config.data.transformations),
     )
     if mean_image is not None:
         evaluators["mean_image"] = mean_image_baseline(

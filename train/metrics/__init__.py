@@ -7,9 +7,11 @@ from typing import Any
 from train.errors import UserError
 from train.metrics.atoms import atoms_evaluator
 from train.metrics.codes import codes_evaluator
+from train.metrics.equivariance import equivariance_evaluator
 from train.metrics.evaluator import Evaluator
 from train.metrics.image import image_evaluator
 from train.metrics.likelihood import importance_evaluator, losses_evaluator, units_evaluator
+from train.metrics.sequence_likelihood import sequence_likelihood_evaluator
 from train.metrics.subresolution import subresolution_evaluator
 
 # One line each: the name a config uses, and the function that makes it from keyword options.
@@ -21,6 +23,8 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "units": units_evaluator,
     "importance": importance_evaluator,
     "subresolution": subresolution_evaluator,
+    "equivariance": equivariance_evaluator,
+    "sequence_likelihood": sequence_likelihood_evaluator,
 }
 
 

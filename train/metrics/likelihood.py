@@ -1,7 +1,7 @@
 """Likelihood: the loss terms in nats and bits, units in use, and the importance-weighted bound."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ def losses_evaluator() -> Evaluator:
         nll_uniform_prior: for integer codes, nats + N log K: the bound
             log p(x) >= log p(x | z_q) + log p(z_q) of van den Oord et al. 2017, sec. 3.2, with the
             uniform prior over the N tokens of K codes that it is trained with.
-        elbo: for a model with the loss term "kl", -(reconstruction + kl).
+        elbo: for a model with loss terms "kl" or "kl_...", -(reconstruction + their sum).
         bits_per_dim, nll_uniform_prior_bits_per_dim, elbo_bits_per_dim: the same three (the last
             as a cost, -elbo) divided by dims * ln 2, dims = all sub-pixels of an example. Given
             where the likelihood is of discrete values.
@@ -65,9 +65,9 @@ def _bounds(
         uniform = jnp.full_like(nats, tokens * math.log(model.bottleneck.codes))
         bounds["nll_uniform_prior"] = nats + uniform
         latent_nats["nll_uniform_prior_"] = uniform
-    if "kl" in losses:
-        bounds["elbo"] = -(nats + losses["kl"])
-        latent_nats["elbo_"] = losses["kl"]
+    if kl := [value for name, value in losses.items() if name.split("_")[0] == "kl"]:
+        bounds["elbo"] = -(nats + sum(kl))
+        latent_nats["elbo_"] = sum(kl)
 
     suffix, width = "", 0.0
     if not model.likelihood.discrete:
@@ -200,7 +200,6 @@ def importance_bound(
     mean, log_variance = model.apply(variables, image, method=_posterior)
     axis_name = getattr(model.bottleneck, "axis_name", None)
     lead = image.ndim - model.frame_rank
-    chunk = min(chunk, samples)
 
     def log_weight(draw: jax.Array) -> jax.Array:
         keys = keys_per_example(jax.random.fold_in(key, draw), mean.shape[0], axis_name=axis_name)
@@ -212,22 +211,40 @@ def importance_bound(
         log_posterior = _per_example(log_density(z, mean, log_variance))
         return log_likelihood + log_prior - log_posterior
 
+    log_sum = log_sum_of_draws(log_weight, _per_example(mean), samples=samples, chunk=chunk)
+    return log_sum - math.log(samples)
+
+
+def log_sum_of_draws(
+    log_weight: Callable[[jax.Array], jax.Array], like: jax.Array, *, samples: int, chunk: int
+) -> jax.Array:
+    """Computes log sum_i exp(log_weight(i)) over draws i = 0 .. samples - 1, chunk by chunk.
+
+    Args:
+        log_weight: of draw i, an array shaped as `like`.
+        like: made of the data, so that this runs under shard_map too.
+        samples: number of draws.
+        chunk: draws computed at once; sets the memory, not the result.
+    """
+    chunk = min(chunk, samples)
+
     def add_chunk(
         carry: tuple[jax.Array, jax.Array], draws: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         largest, total = carry  # the weights so far sum to total * exp(largest)
         log_w = jax.vmap(log_weight)(draws)
         # The last chunk may run past the last draw.
-        log_w = jnp.where((draws < samples)[:, None], log_w, -jnp.inf)
+        inside = (draws < samples).reshape(-1, *(1 for _ in like.shape))
+        log_w = jnp.where(inside, log_w, -jnp.inf)
         new = jnp.maximum(largest, log_w.max(axis=0))
         total = total * jnp.exp(largest - new) + jnp.exp(log_w - new[None]).sum(axis=0)
         return (new, total), None
 
-    nothing = jnp.zeros_like(_per_example(mean), jnp.float32)
+    nothing = jnp.zeros_like(like, jnp.float32)
     start = (jnp.full_like(nothing, jnp.finfo(jnp.float32).min), nothing)
     draws = jnp.arange(-(-samples // chunk) * chunk).reshape(-1, chunk)
     (largest, total), _ = jax.lax.scan(add_chunk, start, draws)
-    return largest + jnp.log(total) - math.log(samples)
+    return largest + jnp.log(total)
 
 
 def _posterior(model: Any, image: jax.Array) -> tuple[jax.Array, jax.Array]:
