@@ -23,7 +23,9 @@ BATCH = 128
 
 
 def images(run: runs.Run, *, split: str = "test", limit: int = 0) -> np.ndarray:
-    """Images of a split of the run's data, as evaluation sees them: `[n, height, width, channels]`.
+    """Images of a split of the run's data, as evaluation sees them.
+
+    `[n, height, width, channels]`, of sequences `[n, frames, height, width, channels]`.
 
     Args:
       run: a trained run.
@@ -55,12 +57,18 @@ def examples(run: runs.Run, *, split: str = "test", limit: int = 0) -> dict[str,
 
 def encode(run: runs.Run, images: np.ndarray) -> np.ndarray:
     """The code of images: indices, sparse code, posterior mean; `[n, positions..., units]`."""
-    return _in_batches(_encoder(run.model), run.variables, images)
+    return in_batches(_encoder(run.model), run.variables, images)
 
 
 def decode(run: runs.Run, code: np.ndarray) -> np.ndarray:
-    """Mean images of codes such as `encode` gives, `[n, height, width, channels]`, in [0, 1]."""
-    return _in_batches(_decoder(run.model), run.variables, code)
+    """Mean images of codes such as `encode` gives, shaped as there, in [0, 1]."""
+    lead = 2 if run.config.data.frames else 1
+    return in_batches(_decoder(run.model, lead), run.variables, code)
+
+
+def reconstruct(run: runs.Run, images: np.ndarray) -> np.ndarray:
+    """Images encoded and decoded again, in [0, 1]."""
+    return decode(run, encode(run, images))
 
 
 @functools.cache
@@ -72,16 +80,16 @@ def _encoder(model: nn.Module) -> Any:
 
 
 @functools.cache
-def _decoder(model: nn.Module) -> Any:
+def _decoder(model: nn.Module, lead: int) -> Any:
     def mean(module: nn.Module, code: jax.Array) -> jax.Array:
-        mean = module.likelihood.mean(module.decode(module.bottleneck.look_up(code)))
-        return jnp.clip(mean, 0, 1)
+        output = module.decode(module.bottleneck.look_up(code), lead=lead)
+        return jnp.clip(module.likelihood.mean(output), 0, 1)
 
     return jax.jit(lambda variables, code: model.apply(variables, code, method=mean))
 
 
-def _in_batches(function: Any, variables: Any, x: np.ndarray) -> np.ndarray:
-    """The function of all of x, in batches of one size, so that it is compiled once."""
+def in_batches(function: Any, variables: Any, x: np.ndarray) -> np.ndarray:
+    """`function(variables, x)` of all rows of x, in batches of one size: compiled once."""
     size = min(BATCH, len(x))
     parts = []
     for start in range(0, len(x), size):
