@@ -1,5 +1,8 @@
 """Forecasts: nothing of unseen frames gets in, rolled capsules are right where capsules roll."""
 
+import json
+import types
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+import train.loop
+from configs import topographic_vae_digits
 from models.autoencoder import Autoencoder
 from models.likelihoods import Gaussian
 from models.topographic_vae import TopographicCapsules
@@ -144,3 +149,44 @@ def test_what_has_no_capsules_of_sequences_is_refused():
         forecast.forecast(run(frames=0), rolling(), frames=S)
     with pytest.raises(ValueError, match="6 of 5 frames are seen"):
         forecast.forecast(run(), rolling(), frames=5)
+
+
+def flags(**values):
+    """What absl's flags look like to a command."""
+    return types.SimpleNamespace(FLAGS=types.SimpleNamespace(**values))
+
+
+def test_a_run_of_sequences_from_training_to_forecast(tmp_path, monkeypatch, capsys):
+    config = topographic_vae_digits.get_config()
+    config.model.image_shape = (8, 8, 3)
+    config.model.backbone.units = 2 * 18
+    config.model.bottleneck.capsules = 2
+    config.data.limit = 12
+    config.train.steps = config.log_every = config.checkpoint_every = 2
+    config.evaluation.evaluators = ("losses",)
+    config.evaluation.final_evaluators = ()
+    config.evaluation.every = 0
+    workdir = tmp_path / "run"
+    train.loop.train_and_evaluate(config, str(workdir))
+    values = json.loads((workdir / "evaluation.json").read_text())["values"]
+    terms = values["reconstruction"] + values["kl_z"] + values["kl_u"]
+    assert values["elbo"] == pytest.approx(-terms, rel=1e-5)
+    loss = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+    terms = loss["reconstruction"] + loss["kl_z"] + loss["kl_u"]
+    assert loss["loss"] == pytest.approx(terms / 18, rel=1e-5)  # per frame
+    assert (workdir / "pictures" / "reconstructions.png").stat().st_size > 0
+
+    given = {"workdir": str(workdir), "against": str(workdir), "seen": 12}
+    monkeypatch.setattr(forecast, "flags", flags(**given))
+    forecast.main([])
+    found = json.loads((workdir / "forecast.json").read_text())
+    assert (found["seen"], found["frames"], found["sequences"]) == (12, 18, 12)
+    assert found["mse"]["model rolled"] == found["mse"]["other rolled"]
+    assert len(found["mse"]["last seen frame"]["by_frame"]) == 6
+    assert "the first 12 of 18 frames seen" in capsys.readouterr().out
+    with Image.open(workdir / "pictures" / "forecast.gif") as picture:
+        assert picture.n_frames > 1
+    given["seen"] = 18
+    monkeypatch.setattr(forecast, "flags", flags(**given))
+    with pytest.raises(UserError, match="--seen is 18; the sequences have 18 frames"):
+        forecast.main([])
