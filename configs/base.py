@@ -3,6 +3,7 @@
 Lengths are in steps (one step is one batch of all devices); rates are per step.
 """
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
@@ -47,6 +48,8 @@ def get_config() -> ConfigDict:
     config.data.crop = "none"  # none, random, resize
     config.data.flip = False
     config.data.binarise = ""  # "", stochastic
+    # Standard deviation of noise added to training images, in [0, 1] units; 0: none.
+    config.data.noise = 0.0
     config.data.limit = 0
     config.data.frames = 0  # of a sequence; 0: single images
     # Of sequences, one for each. Digits: rotation, scale, hue, perspective, or several that move
@@ -135,6 +138,40 @@ def sparse_coder(*, depth: int, atoms: int, penalty: float, mode: str = "fista")
     )
 
 
+def partition_network(*, subresolution: int, **others: object) -> ConfigDict:
+    """PartitionVAE's convolutional network as released for MNIST, with a smaller decoder image."""
+    return ConfigDict(
+        {
+            "name": "partition",
+            "convs": ((5, 32), (5, 8)),
+            "dense": (100,),
+            "decoder_convs": ((5, 1),),
+            "subresolution": subresolution,
+            "upsample": "nearest",
+            "activation": "linear",
+            "centre": 0.5,
+            "scale": 1.0,
+            "partitions": (),
+            **others,
+        }
+    )
+
+
+def partitioned_latent(*, partitions: tuple[int, ...], **others: object) -> ConfigDict:
+    """A Gaussian latent whose partitions have linear heads n -> 10 -> n of their own."""
+    return ConfigDict(
+        {
+            "name": "partition",
+            "partitions": partitions,
+            "hidden": (10,),
+            "head_activation": "linear",
+            "mode": "described",
+            "heads": "partitioned",
+            **others,
+        }
+    )
+
+
 def mean_squared_weights(*, image_shape: tuple[int, int, int], depth: int) -> ConfigDict:
     """Mean squared error over the data's variance, plus 0.25 times the commitment's mean over D.
 
@@ -216,3 +253,26 @@ def released_topographic_training(config: ConfigDict, *, steps: int, batch_size:
     config.evaluation.importance_samples = 10
     config.log_every = 500
     config.checkpoint_every = 2000
+
+
+def partition_weights(
+    *, image_shape: tuple[int, int, int], batch_size: int, subresolution: int
+) -> ConfigDict:
+    """PartitionVAE's loss as released, for a Gaussian likelihood of variance 1.
+
+    100 MSE + w times the sum over the batch of -1 - log sigma^2 + mu^2 + sigma^2, which is twice
+    the KL, with w = 10^(-log2 f - 3) at subresolution f: the more images, the heavier is the KL.
+    """
+    values = image_shape[0] * image_shape[1] * image_shape[2]
+    w = 10 ** (-math.log2(subresolution) - 3)
+    return ConfigDict({"reconstruction": 2 * 100 / values, "kl": 2 * w * batch_size})
+
+
+def partition_variance(
+    *, image_shape: tuple[int, int, int], batch_size: int, subresolution: int
+) -> float:
+    """Variance of the Gaussian likelihood whose ELBO is PartitionVAE's loss, up to a factor."""
+    weights = partition_weights(
+        image_shape=image_shape, batch_size=batch_size, subresolution=subresolution
+    )
+    return weights.kl / weights.reconstruction
