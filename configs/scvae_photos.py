@@ -2,11 +2,12 @@
 
     python -m train --config configs/scvae_photos.py --workdir runs/scvae_photos
 
-2 CPU cores shared with other work: 11 minutes. Test regions: normalised error 0.0207 (the mean
-image: 1.17), PSNR 33.9, with 365 entries of the code in use, of 16,384 (5.7 at each of 8x8
-positions). In 256 of them 18 of the 256 atoms are ever used (a count of its own: the command does
-not print it). Everything but the bottleneck is that of `vqvae_photos`: as many atoms as it has
-codes, of the same depth.
+Everything but the bottleneck is that of `vqvae_photos`; there are twice as many atoms as an atom
+has numbers, as in the paper. After 2,000 steps, mean of three seeds: PSNR 32.6, normalised error 0.0244 (the mean image: 1.17), 317 of 4,096 entries of the code in use. The command
+
+    python -m train.compare --config configs/compare_photos.py --workdir runs/compare_photos
+
+prints that. Of the 64 atoms 6 to 11 are used at one position in a hundred or more.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@
 
 Everything but the bottleneck and the likelihood's variance is that of `vqvae_photos`. The variance
 is 0.001 in squared units of [0, 1], an error of 30 dB: about what the others' reconstructions
-have. With the data's own variance the posterior would keep little of an image.
+have. With the data's own variance the posterior keeps little of an image. Figures: those of
+`compare_photos`.
 """
 
 from ml_collections import ConfigDict
