@@ -3,7 +3,8 @@
     python -m train --config configs/scvae_photos.py --workdir runs/scvae_photos
 
 Everything but the bottleneck is that of `vqvae_photos`; there are twice as many atoms as an atom
-has numbers, as in the paper. After 2,000 steps, mean of three seeds: PSNR 32.6, normalised error 0.0244 (the mean image: 1.17), 317 of 4,096 entries of the code in use. The command
+has numbers, as in the paper. After 2,000 steps, mean of three seeds: PSNR 32.6, normalised error
+0.0244 (the mean image: 1.17), 317 of 4,096 entries of the code in use. The command
 
     python -m train.compare --config configs/compare_photos.py --workdir runs/compare_photos
 

@@ -5,11 +5,15 @@ import inspect
 import math
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bottlenecks import gaussian
+from configs import base
+from models.likelihoods import Gaussian
 from train import parallel, runs, steps
 from train.checks import check
 from train.data import Batches, load_source, make_transform
@@ -21,6 +25,8 @@ SIDES = ("16", "32", "4", "1")
 VARIANTS = {
     "scvae_ffhq256": SIDES,
     "scvae_imagenet256": SIDES,
+    "partition_vae_mnist": ("described", "legacy"),
+    "partition_vae_pong": ("partitioned", "dense", "permuted", "additive", "f2", "f4"),
     "scvae_digits": ("fista", "published", "paper_v2"),
     "topographic_vae_digits": ("L13_36", "vae", "bubble"),
     "topographic_vae_dsprites": ("L1_3", "L1_6", "L1_2", "L0", "bubble", "vae"),
@@ -37,6 +43,8 @@ LARGE = (
     "topographic_vae_dsprites",
     "topographic_vae_mnist",
     "topographic_vae_predictive",
+    "partition_vae_pong",
+    "partition_vae_sports10",
     "vae_cifar10",
     "vqvae_cifar10_paper",
     "vqvae_imagenet128",
@@ -77,7 +85,7 @@ def training_step(config):
 
 def small_batch(config, rows=4):
     """Real examples where the data come with the installation, else noise of their shape."""
-    if config.data.source.startswith("tfds:"):
+    if config.data.source.startswith(("tfds:", "folder:", "game:")):
         shape = (rows, *config.data.image_shape)
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         source = InMemory({"image": noise})
@@ -120,6 +128,60 @@ def test_variants():
         build("scvae_digits", "v3")
 
 
+def test_variants_of_partition_vae():
+    legacy = build("partition_vae_mnist", "legacy")
+    assert (legacy.model.bottleneck.mode, legacy.model.likelihood.variance) == ("legacy", 1)
+    with pytest.raises(ValueError, match="no variant 'v1'; known: described, legacy"):
+        build("partition_vae_mnist", "v1")
+    for f in (2, 4):
+        assert build("partition_vae_pong", f"f{f}").model.backbone.subresolution == f
+    with pytest.raises(ValueError, match="no variant 'f3'; known: partitioned, dense, permuted"):
+        build("partition_vae_pong", "f3")
+
+
+def test_ablation_of_partitions_has_equal_parameters():
+    def outside_of_the_heads(variant):
+        params = dict(runs.abstract_state(build("partition_vae_pong", variant)).params)
+        params["bottleneck"] = params["bottleneck"]["mix"]
+        return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    # Of the heads, tests/models/test_partition_vae.py counts what is trained.
+    partitioned = outside_of_the_heads("partitioned")
+    assert outside_of_the_heads("dense") == outside_of_the_heads("permuted") == partitioned
+    assert outside_of_the_heads("additive") == pytest.approx(partitioned, rel=0.02)
+
+
+@pytest.mark.parametrize(("f", "weight"), [(1, 0.50176), (2, 0.050176), (4, 0.0050176)])
+def test_the_loss_of_partition_vae_is_an_elbo(f, weight):
+    # As released: 100 MSE + w * sum of (-1 - logvar + mu^2 + e^logvar), w = 10^(-log2 f - 3).
+    rng = np.random.default_rng(0)
+    B, values, units = 64, 784, 6
+    error = 0.3 * rng.normal(size=(B, values))
+    mean, log_variance = rng.normal(size=(2, B, units))
+    terms = -1 - log_variance + mean**2 + np.exp(log_variance)
+    paper = 100 * np.mean(error**2) + 10 ** (-np.log2(f) - 3) * terms.sum()
+    per_example = 0.5 * (error**2).sum(1) + weight * 0.5 * terms.sum(1)
+    assert 3.92 * paper == pytest.approx(per_example.mean(), rel=1e-6)
+
+    # The same from the two forms of the config: nats of a Gaussian of variance 1, weighted ...
+    size = {"image_shape": (28, 28, 1), "batch_size": B, "subresolution": f}
+    weights, variance = base.partition_weights(**size), base.partition_variance(**size)
+    images = np.float32(rng.uniform(size=(B, 28, 28, 1)))
+    output = images - np.float32(error.reshape(images.shape)) - 0.5
+    kl = float(np.mean(jnp.sum(gaussian.kl_standard_normal(mean, log_variance), axis=-1)))
+
+    def nats(variance):
+        found = Gaussian(variance=variance).nats(output, images)
+        constant = 0.5 * values * math.log(2 * math.pi * variance)
+        return float(jnp.sum(found)) / B - constant
+
+    loss = weights.reconstruction * nats(1.0) + weights.kl * kl
+    assert loss == pytest.approx(paper, rel=1e-4)
+    # ... and the ELBO of one of that variance.
+    assert variance == pytest.approx(weight, rel=1e-6)
+    assert weight * (nats(variance) + kl) == pytest.approx(3.92 * paper, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_a_comparison_is_on_equal_terms(name, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -157,6 +219,9 @@ def test_a_config_takes_a_step(experiment):
     assert all(math.isfinite(value) for value in seen.values()), seen
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), start.params, state.params)
     assert all(jax.tree.leaves(moved)), moved
+    # What no optimiser sees, as the heads of the released PartitionVAE.
+    frozen = [tree.collections.get("frozen", {}) for tree in (start, state)]
+    chex.assert_trees_all_equal(*frozen)
     weights = config.loss_weights
     assert seen["loss"] == pytest.approx(sum(weights[n] * seen[n] for n in weights), rel=1e-5)
     if config.model.bottleneck.name == "vq":
@@ -194,6 +259,8 @@ def test_a_config_takes_a_step(experiment):
         (("topographic_vae_dsprites", "L1_3"), 8, (15, 15, 15), None),
         (("topographic_vae_mnist", "L13_36"), 8, (18, 18, 18), None),
         (("topographic_vae_predictive",), 8, (18, 18, 18), None),
+        (("partition_vae_pong",), 64, (10,), None),
+        (("partition_vae_sports10",), 64, (20,), None),
     ],
 )
 def test_a_large_config_lowers_at_full_size(experiment, rows, code, bits_per_token):

@@ -1,0 +1,58 @@
+"""PartitionVAE on frames of Pong, whose true factors are known: ball, paddles.
+
+    python -m train --config configs/partition_vae_pong.py --workdir runs/partition_vae_pong
+    python -m train.disentangle --workdir runs/partition_vae_pong --samples=1000 --draws=50
+
+Frames are 40x40 and grey; 10 units in partitions of 4, 3, 2 and 1. The rows of the ablation are
+`configs/partition_vae_pong.py:dense` and `configs/partition_vae_pong.py:permuted` (heads with as
+many parameters that do not keep the partitions apart, or keep others apart), and
+`configs/partition_vae_pong.py:additive`, an extension: each partition has a decoder of its own, and
+their images are added. All have full resolution, for the ball has few pixels;
+`configs/partition_vae_pong.py:f2` and `configs/partition_vae_pong.py:f4` are the paper's
+subresolutions.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+VARIANTS = ("partitioned", "dense", "permuted", "additive", "f2", "f4")
+
+
+def get_config(variant: str = "partitioned") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"partition_vae_pong has no variant {variant!r}; known: {', '.join(VARIANTS)}"
+        )
+    partitions = (4, 3, 2, 1)
+    config = base.get_config()
+    config.name = "partition_vae_pong"
+    config.model.image_shape = (40, 40, 1)
+    config.model.backbone = base.partition_network(
+        subresolution=1,
+        convs=((5, 8), (5, 16)),
+        dense=(256,),
+        decoder_convs=(),
+        activation="relu",
+        centre=0.342,  # mean and standard deviation of the values
+        scale=0.0164,
+    )
+    config.model.bottleneck = base.partitioned_latent(partitions=partitions)
+    # A third of the values' variance: what moves covers few pixels, and has to pay for its code.
+    config.model.likelihood = ConfigDict({"name": "gaussian", "variance": 1e-4})
+    if variant in ("dense", "permuted"):
+        config.model.bottleneck.heads = variant
+    elif variant == "additive":
+        config.model.backbone.update({"partitions": partitions, "dense": (64,)})
+    elif variant in ("f2", "f4"):
+        config.model.backbone.subresolution = int(variant[1:])
+    config.loss_weights = ConfigDict({"reconstruction": 1.0, "kl": 1.0})
+    config.data.source = "game:pong"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.train.steps = 2000
+    config.train.batch_size = 64
+    config.evaluation.evaluators = ("losses", "image", "subresolution", "units")
+    config.log_every = 50
+    config.checkpoint_every = 500
+    return config
