@@ -19,6 +19,8 @@ from train.writers import write_whole
 
 # Fields that may change from one start of a run to the next: they move no number of the training.
 FREE = ("checkpoint_every", "keep_checkpoints", "data.data_dir")
+# Fields of the section `data` that runs of earlier versions lack, with what those runs did.
+LATER = {"noise": 0.0, "frames": 0, "transformations": ()}
 
 
 class Run(NamedTuple):
@@ -138,7 +140,8 @@ def read_config(workdir: str) -> ConfigDict:
     if not path.exists():
         raise UserError(f"{workdir} is not the folder of a run: it has no config.json")
     try:
-        config = ConfigDict(dict(json.loads(path.read_text())))
+        fields = dict(json.loads(path.read_text()))
+        config = ConfigDict({**fields, "data": {**LATER, **dict(fields.get("data", {}))}})
         check_fields(config)
     except (OSError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or use a new folder") from error

@@ -1,5 +1,6 @@
 """Damaged checkpoints and full disks: nothing wrong is read, nothing good is lost."""
 
+import json
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from train import parallel, runs
 from train.checkpoints import Checkpoints
@@ -273,3 +275,17 @@ def test_metrics_on_a_full_disk(small_disk):
     again = Writer(disk, resume_step=1)
     again.close()
     assert (disk / "metrics.jsonl").read_text() == '{"step": 1, "split": "train", "loss": 1.0}\n'
+
+
+def test_a_run_from_before_a_field_existed_is_read(tiny, tmp_path):
+    runs.save_config(epath.Path(tmp_path), tiny)
+    written = json.loads((tmp_path / "config.json").read_text())
+    for field in runs.LATER:
+        del written["data"][field]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    found = runs.read_config(str(tmp_path)).data
+    assert (found.noise, found.frames, tuple(found.transformations)) == (0.0, 0, ())
+    del written["data"]["source"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"no field data\.source"):
+        runs.read_config(str(tmp_path))
