@@ -138,6 +138,10 @@ class PartitionedGaussian(nn.Module):
             metrics=metrics,
         )
 
+    def look_up(self, code: jax.Array) -> jax.Array:
+        """The latent of a code, which is the code itself: a posterior mean."""
+        return code
+
     def _layers(self) -> tuple[tuple[int, ...], ...]:
         """Sizes of the heads at their input and after each layer: d_k -> hidden -> d_k."""
         if self.heads == "dense":
