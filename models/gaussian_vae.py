@@ -46,18 +46,32 @@ class GaussianBottleneck(nn.Module):
         """One reparameterised draw per example; `[batch, ..., features] -> [batch, ..., depth]`."""
         del mask
         mean, log_variance = self.posterior(features)
-        if train or self.has_rng("sample"):
-            axis_name = None if self.is_initializing() else self.axis_name
-            noise = normal_per_example(self.make_rng("sample"), mean.shape, axis_name=axis_name)
-        else:
-            noise = jnp.zeros_like(mean)
-        drawn = gaussian.sample(mean, log_variance, noise)
+        drawn = draw(self, mean, log_variance, train=train)
         kl = jnp.sum(drawn.kl, axis=tuple(range(1, drawn.kl.ndim)))
         return BottleneckOutput(latent=drawn.latent, code=mean, losses={"kl": kl}, metrics={})
 
     def look_up(self, code: jax.Array) -> jax.Array:
         """The latent of a code, which is the code itself: a posterior mean."""
         return code
+
+
+def draw(
+    module: nn.Module, mean: jax.Array, log_variance: jax.Array, *, train: bool
+) -> gaussian.GaussianSample:
+    """One draw per example from the posterior, or the mean where a notebook asks for no noise.
+
+    Args:
+      module: whose random stream "sample" and `axis_name` are used.
+      mean: `[batch, ...]`.
+      log_variance: like `mean`.
+      train: without the stream "sample", False gives the mean.
+    """
+    if train or module.has_rng("sample"):
+        axis_name = None if module.is_initializing() else module.axis_name
+        noise = normal_per_example(module.make_rng("sample"), mean.shape, axis_name=axis_name)
+    else:
+        noise = jnp.zeros_like(mean)
+    return gaussian.sample(mean, log_variance, noise)
 
 
 def normal_per_example(

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bottlenecks import gaussian
 from bottlenecks.partition import split_partitions
 from models.autoencoder import BottleneckOutput
 from models.backbones.block_dense import BLOCK_ACTIVATIONS, BlockMLP
-from models.gaussian_vae import normal_per_example
+from models.gaussian_vae import draw
 
 MODES = ("described", "legacy")
 HEADS = ("partitioned", "dense", "permuted")
@@ -123,12 +122,7 @@ class PartitionedGaussian(nn.Module):
         """One reparameterised draw per example; `[batch, ..., features] -> [batch, sum d_k]`."""
         del mask
         mean, log_variance = self.posterior(features)
-        if train or self.has_rng("sample"):
-            axis_name = None if self.is_initializing() else self.axis_name
-            noise = normal_per_example(self.make_rng("sample"), mean.shape, axis_name=axis_name)
-        else:
-            noise = jnp.zeros_like(mean)
-        drawn = gaussian.sample(mean, log_variance, noise)
+        drawn = draw(self, mean, log_variance, train=train)
         parts = split_partitions(drawn.kl, self.partitions)
         metrics = {f"kl_partition_{k}": jnp.sum(part, axis=-1) for k, part in enumerate(parts)}
         return BottleneckOutput(
