@@ -65,5 +65,3 @@ def test_the_cheapest_point_that_loses_nothing_to_be_seen():
     curve = [rate.Rate(4, 10, 20.0), rate.Rate(2, 20, 29.95), rate.Rate(1, 30, 30.0)]
     assert rate.unseen(curve, 30.0) is curve[1]
     assert rate.unseen(curve, 40.0) is curve[2]
-    assert rate.psnr_at(curve, 25) == pytest.approx(29.975)
-    assert math.isnan(rate.psnr_at(curve, 5))

@@ -98,10 +98,3 @@ def unseen(curve: Sequence[Rate], psnr: float) -> Rate:
     """
     near = [point for point in curve if point.psnr >= psnr - UNSEEN_LOSS]
     return min(near, key=lambda p: p.bits) if near else max(curve, key=lambda p: p.psnr)
-
-
-def psnr_at(curve: Sequence[Rate], bits: float) -> float:
-    """PSNR at a number of bits, linear between the curve's points; NaN outside them."""
-    points = sorted(curve, key=lambda p: p.bits)
-    x, y = [p.bits for p in points], [p.psnr for p in points]
-    return float(np.interp(bits, x, y, left=np.nan, right=np.nan))
