@@ -152,6 +152,7 @@ def partition_network(*, subresolution: int, **others: object) -> ConfigDict:
             "centre": 0.5,
             "scale": 1.0,
             "partitions": (),
+            "broadcast": False,
             **others,
         }
     )

@@ -6,17 +6,18 @@
 Frames are 40x40 and grey; 10 units in partitions of 4, 3, 2 and 1. The rows of the ablation are
 `configs/partition_vae_pong.py:dense` and `configs/partition_vae_pong.py:permuted` (heads with as
 many parameters that do not keep the partitions apart, or keep others apart), and
-`configs/partition_vae_pong.py:additive`, an extension: each partition has a decoder of its own, and
-their images are added. All have full resolution, for the ball has few pixels;
-`configs/partition_vae_pong.py:f2` and `configs/partition_vae_pong.py:f4` are the paper's
-subresolutions.
+two extensions: in `configs/partition_vae_pong.py:additive` each partition has a decoder of its
+own, and their images are added; in `configs/partition_vae_pong.py:broadcast` these draw pixel by
+pixel, told where. All have full resolution, for the ball has few pixels, but for the last one,
+which is slow; `configs/partition_vae_pong.py:f2` and `configs/partition_vae_pong.py:f4` are the
+paper's subresolutions.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
 
-VARIANTS = ("partitioned", "dense", "permuted", "additive", "f2", "f4")
+VARIANTS = ("partitioned", "dense", "permuted", "additive", "broadcast", "f2", "f4")
 
 
 def get_config(variant: str = "partitioned") -> ConfigDict:
@@ -44,6 +45,9 @@ def get_config(variant: str = "partitioned") -> ConfigDict:
         config.model.bottleneck.heads = variant
     elif variant == "additive":
         config.model.backbone.update({"partitions": partitions, "dense": (64,)})
+    elif variant == "broadcast":
+        options = {"dense": (32, 32), "broadcast": True, "subresolution": 2}
+        config.model.backbone.update({"partitions": partitions, **options})
     elif variant in ("f2", "f4"):
         config.model.backbone.subresolution = int(variant[1:])
     config.loss_weights = ConfigDict({"reconstruction": 1.0, "kl": 1.0})

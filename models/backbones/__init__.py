@@ -10,7 +10,12 @@ from models.backbones.block_dense import BLOCK_ACTIVATIONS
 from models.backbones.capsule_mlp import CapsuleMLPDecoder, CapsuleMLPEncoder
 from models.backbones.convnet import ConvDecoder, ConvEncoder
 from models.backbones.mlp import ACTIVATIONS, MLPDecoder, MLPEncoder
-from models.backbones.partition import AdditiveDecoder, PartitionDecoder, PartitionEncoder
+from models.backbones.partition import (
+    AdditiveDecoder,
+    BroadcastDecoder,
+    PartitionDecoder,
+    PartitionEncoder,
+)
 from models.backbones.vqgan import STARTS, Layers, VQGANDecoder, VQGANEncoder
 
 __all__ = ["BACKBONES", "build_backbone"]
@@ -105,6 +110,7 @@ def _partition(
     centre: float = 0.5,
     scale: float = 1.0,
     partitions: Sequence[int] = (),
+    broadcast: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     if remat:
         raise ValueError("backbone 'partition' is too small to recompute; set remat=False")
@@ -132,14 +138,26 @@ def _partition(
     }
     encoder = PartitionEncoder(_convs(convs, "convs"), **values)
     if not partitions:
+        if broadcast:
+            raise ValueError(
+                "backbone 'partition' has broadcast=True without partitions; name the partitions "
+                "that have decoders of their own, such as (4, 3, 3)"
+            )
         return encoder, PartitionDecoder(output_shape, convs=decoder_convs, **shared)
     if decoder_convs:
         raise ValueError(
-            "backbone 'partition' with partitions adds up images of dense decoders; set "
-            "decoder_convs=()"
+            "backbone 'partition' with partitions adds up images of decoders without convolutions; "
+            "set decoder_convs=()"
         )
     partitions = _widths(partitions, least=1, name="partitions")
-    return encoder, AdditiveDecoder(output_shape, partitions, **shared)
+    if not broadcast:
+        return encoder, AdditiveDecoder(output_shape, partitions, **shared)
+    if not shared["dense"]:
+        raise ValueError(
+            "backbone 'partition' with broadcast=True draws pixels by dense layers; found "
+            "dense=(), give widths such as (32, 32)"
+        )
+    return encoder, BroadcastDecoder(output_shape, partitions, **shared)
 
 
 def _capsule_mlp(
@@ -234,8 +252,9 @@ def build_backbone(
         (of the latent), encoders (2 for z and u, 1 for z). partition: convs, dense, decoder_convs,
         subresolution, upsample ("nearest", "bilinear"), activation (of the dense layers: "linear",
         "tanh", "relu"), centre and scale (of the images' values), partitions (of the additive
-        decoder; () for the paper's). vqgan: ch, ch_mult, num_res_blocks, attn_resolutions,
-        z_channels, groups, start ("pytorch", "xavier").
+        decoder; () for the paper's), broadcast (whether that draws pixel by pixel, told where).
+        vqgan: ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, groups, start ("pytorch",
+        "xavier").
 
     Raises:
       ValueError: unknown name or option, or one that cannot be.

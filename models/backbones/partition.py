@@ -14,9 +14,13 @@ from typing import Any
 import chex
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
-from bottlenecks.partition import upsample
+from bottlenecks.partition import split_partitions, upsample
 from models.backbones.block_dense import BLOCK_ACTIVATIONS, BlockMLP
+
+# Of the sines and cosines by which a broadcast decoder knows a pixel's place: half waves across.
+FREQUENCIES = 4
 
 
 class PartitionEncoder(nn.Module):
@@ -161,3 +165,63 @@ class AdditiveDecoder(nn.Module):
         layers = (self.partitions, *((size,) * K for size in sizes))
         y = BlockMLP(layers, self.activation, name="parts")(x.astype(self.dtype))
         return y.reshape(-1, K, *small)
+
+
+class BroadcastDecoder(AdditiveDecoder):
+    """As `AdditiveDecoder`, but a partition's net draws one pixel, told where, and draws them all.
+
+    An extension, not in the paper: a spatial broadcast decoder (Watters et al. 2019,
+    https://arxiv.org/abs/1901.07017) for every partition. A dense decoder learns a thing anew at
+    every place where it can be, so that two partitions may well share it, one drawing it above, the
+    other below. A net that draws it in one place knows how to in all others.
+
+    A background, the same for all images, is shared out evenly among the partitions' images.
+    `dense` are the widths of a pixel's net, one or more.
+    """
+
+    @nn.compact
+    def _small_images(self, x: chex.Array) -> chex.Array:
+        """In the networks' unit, `[batch, K, height / f, width / f, channels]`."""
+        height, width, channels = self.output_shape
+        small = (height // self.subresolution, width // self.subresolution)
+        K = len(self.partitions)
+        zeros = nn.initializers.zeros_init()
+        background = self.param("background", zeros, (*small, channels), jnp.float32)
+        images = []
+        for k, part in enumerate(split_partitions(x.astype(self.dtype), self.partitions)):
+            net = PixelNet((*self.dense, channels), self.activation, self.dtype, name=f"part_{k}")
+            images.append(net(part, _places(*small)).reshape(-1, *small, channels))
+        return jnp.stack(images, axis=1) + background / K
+
+
+class PixelNet(nn.Module):
+    """Dense layers that draw a pixel, from a code and the pixel's place.
+
+    Takes codes `[batch, depth]` and places `[pixels, features]`, gives `[batch, pixels, channels]`
+    in `dtype`, channels being the last of `widths`. The first layer is one of both, of which each
+    half is computed once.
+    """
+
+    widths: tuple[int, ...]
+    activation: str
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, code: chex.Array, places: chex.Array) -> chex.Array:
+        """The pixels that each code stands for."""
+        first, *rest = self.widths
+        h = nn.Dense(first, dtype=self.dtype, name="code")(code)[:, None]
+        h = h + nn.Dense(first, use_bias=False, dtype=self.dtype, name="place")(places)
+        for i, width in enumerate(rest):
+            h = BLOCK_ACTIVATIONS[self.activation](h)
+            h = nn.Dense(width, dtype=self.dtype, name=f"dense_{i}")(h)
+        return h
+
+
+def _places(height: int, width: int) -> np.ndarray:
+    """Where each pixel is, float32 `[height * width, 2 + 4 FREQUENCIES]`, each within +-1."""
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    at = np.stack([x, y], axis=-1).reshape(-1, 2)
+    waves = [np.pi / 2 * n * at for n in range(1, FREQUENCIES + 1)]
+    features = [at, *(f(wave) for wave in waves for f in (np.sin, np.cos))]
+    return np.concatenate(features, axis=1).astype(np.float32)

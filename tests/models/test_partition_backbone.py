@@ -13,6 +13,10 @@ from models.backbones import build_backbone
 
 SMALL = {"convs": ((3, 4), (2, 3)), "dense": (7,), "decoder_convs": ((3, 2),), "subresolution": 2}
 ADDITIVE = {"partitions": (2, 1), "decoder_convs": (), "activation": "tanh"}
+BROADCAST = ADDITIVE | {"broadcast": True, "dense": (5, 4)}
+DECODERS = pytest.mark.parametrize(
+    "decoder", [{}, ADDITIVE, BROADCAST], ids=["paper", "additive", "broadcast"]
+)
 
 
 def draw(module, x, seed=0):
@@ -117,8 +121,38 @@ def test_additive_decoder_by_hand():
     np.testing.assert_allclose(found, np.sum(images, 0), rtol=1e-4, atol=1e-5)
 
 
-def test_an_image_of_the_additive_decoder_is_one_partitions_own():
-    _, decoder = build_backbone("partition", output_shape=(4, 4, 1), **(SMALL | ADDITIVE))
+def test_broadcast_decoder_by_hand():
+    _, decoder = build_backbone("partition", output_shape=(8, 6, 3), **(SMALL | BROADCAST))
+    z = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    variables = draw(decoder, z)
+    params = variables["params"]
+    sums = np.tile(np.asarray(params["background"], np.float64), (5, 1, 1, 1))
+    parts = np.empty((5, 2, 4, 3, 3))
+    for k, part in enumerate((z[:, :2], z[:, 2:])):
+        net = params[f"part_{k}"]
+        for row in range(4):
+            for column in range(3):
+                y, x = -1 + 2 * row / 3, -1 + column
+                place = [x, y]
+                for n in (1, 2, 3, 4):
+                    place += [f(np.pi / 2 * n * c) for f in (np.sin, np.cos) for c in (x, y)]
+                h = dense(np.asarray(part, np.float64), net["code"])
+                h = h + np.array(place) @ np.asarray(net["place"]["kernel"], np.float64)
+                h = dense(np.tanh(dense(np.tanh(h), net["dense_0"])), net["dense_1"])
+                parts[:, k, row, column] = h
+        sums += parts[:, k]
+    found = decoder.apply(variables, z, train=True)
+    assert found.shape == (5, 8, 6, 3)
+    np.testing.assert_allclose(found, sums.repeat(2, 1).repeat(2, 2), rtol=1e-4, atol=1e-5)
+    # The background is shared out.
+    shared = decoder.apply(variables, z, method="parts") - parts.repeat(2, 2).repeat(2, 3)
+    expected = np.asarray(params["background"]).repeat(2, 0).repeat(2, 1) / 2
+    np.testing.assert_allclose(shared, np.broadcast_to(expected, shared.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", [ADDITIVE, BROADCAST], ids=["additive", "broadcast"])
+def test_an_image_of_an_additive_decoder_is_one_partitions_own(decoder):
+    _, decoder = build_backbone("partition", output_shape=(4, 4, 1), **(SMALL | decoder))
     z = np.random.default_rng(1).normal(size=(1, 3)).astype(np.float32)
     variables = draw(decoder, z)
     parts = jax.jacobian(lambda z: decoder.apply(variables, z, method="parts"))(jnp.asarray(z))
@@ -128,11 +162,11 @@ def test_an_image_of_the_additive_decoder_is_one_partitions_own():
     assert (J[same] != 0).any(axis=(1, 2, 3)).all()
 
 
-@pytest.mark.parametrize("additive", [{}, ADDITIVE], ids=["paper", "additive"])
-def test_centre_and_scale_are_what_the_networks_take_for_0_and_1(additive):
+@DECODERS
+def test_centre_and_scale_are_what_the_networks_take_for_0_and_1(decoder):
     shape = {"output_shape": (14, 12, 1)}
-    plain = build_backbone("partition", **shape, **(SMALL | additive))
-    spread = build_backbone("partition", **shape, **(SMALL | additive), centre=0.3, scale=0.02)
+    plain = build_backbone("partition", **shape, **(SMALL | decoder))
+    spread = build_backbone("partition", **shape, **(SMALL | decoder), centre=0.3, scale=0.02)
     image = np.random.default_rng(0).normal(size=(2, 14, 12, 1)).astype(np.float32)
     z = np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32)
     variables = draw(plain[0], image)
@@ -148,16 +182,16 @@ def test_centre_and_scale_are_what_the_networks_take_for_0_and_1(additive):
         0.02 * plain[1].apply(variables, z, train=True) + 0.3 - 0.5,
         atol=1e-6,
     )
-    if additive:
+    if decoder:
         parts = spread[1].apply(variables, z, method="parts")
         plain_parts = plain[1].apply(variables, z, method="parts")
         np.testing.assert_allclose(parts, 0.02 * plain_parts, atol=1e-6)
 
 
-@pytest.mark.parametrize("additive", [{}, ADDITIVE], ids=["paper", "additive"])
+@DECODERS
 @pytest.mark.parametrize("method", ["nearest", "bilinear"])
-def test_subresolution_and_upsampling(additive, method):
-    options = SMALL | {"subresolution": 4, "upsample": method} | additive
+def test_subresolution_and_upsampling(decoder, method):
+    options = SMALL | {"subresolution": 4, "upsample": method} | decoder
     _, decoder = build_backbone("partition", output_shape=(8, 12, 1), **options)
     z = np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32)
     variables = draw(decoder, z)
@@ -249,6 +283,8 @@ def test_lists_are_taken_as_a_config_holds_them():
         ({"dense": (0,)}, r"dense must be .* found \(0,\)"),
         ({"partitions": (4, 2)}, r"set decoder_convs=\(\)"),
         ({"partitions": (4, 0), "decoder_convs": ()}, r"partitions must be .*found \(4, 0\)"),
+        ({"broadcast": True}, "broadcast=True without partitions"),
+        (ADDITIVE | {"broadcast": True, "dense": ()}, r"found dense=\(\), give widths"),
         ({"scale": 0.0}, r"scale of backbone 'partition' is 0\.0; it must be above 0"),
         ({"remat": True}, "too small to recompute"),
     ],
