@@ -56,7 +56,8 @@ def main() -> None:
         try:
             for each in names:
                 program = HERE / f"training_{each.removeprefix('py')}.py"
-                contenders.append(Contender(each, [sys.executable, str(program), name, images]))
+                given = ("vqvae_cifar10", name) if each == "ours" else (images,)
+                contenders.append(Contender(each, [sys.executable, str(program), *given]))
             for contender in contenders:
                 contender.run(WARM_UP)
             rounds = []

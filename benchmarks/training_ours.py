@@ -1,9 +1,10 @@
-"""The library's own loop, `train_and_evaluate` as a user runs it; started by `training.py`.
+"""The library's own loop, `train_and_evaluate` as a user runs it; started by a driver beside it.
 
 It runs unchanged, with its data, progress bar and log. Only between rounds it is held, inside the
 call of a training step.
 """
 
+import importlib
 import os
 import sys
 import tempfile
@@ -15,7 +16,6 @@ import jax
 import numpy as np
 from turns import Turns
 
-from configs import vqvae_cifar10
 from train import loop, parallel
 
 MANY = 1_000_000
@@ -71,10 +71,9 @@ def held_between_rounds(turns: Turns) -> None:
     loop.Progress = Waiting
 
 
-def main(source: str, images: str) -> None:
-    del images  # it reads its own
+def main(name: str, source: str) -> None:
     turns = Turns()
-    config = vqvae_cifar10.get_config()
+    config = importlib.import_module(f"configs.{name}").get_config()
     config.data.source = source
     if source == "synthetic":
         config.data.train = config.data.test = "train"

@@ -88,8 +88,7 @@ def step(state, image, variance):
     return State(params, adam_state, total / smoothed[:, None], count, total), error
 
 
-def main(source: str, images: str) -> None:
-    del source
+def main(images: str) -> None:
     turns = Turns()
     image = np.load(images)
     variance = float(np.var(image[:4096] / 255))

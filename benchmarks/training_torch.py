@@ -100,8 +100,7 @@ def centred(image):
     return image.float() / 255 - 0.5
 
 
-def main(source: str, images: str) -> None:
-    del source
+def main(images: str) -> None:
     turns = Turns()
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
