@@ -3,6 +3,9 @@
 Trains every run of the comparison with every seed, and goes on where it stopped if called again;
 then measures all of them in one way. `python -m train.compare --workdir W RUN RUN ...` does so with
 runs that exist; runs whose configs differ in the seed alone are one system.
+
+Where a comparison names `figures`, as (head, name, digits), or `--figures=NAME,NAME` does, its
+table has those of the runs' own evaluations instead, "-" where a system has none.
 """
 
 import json
@@ -51,10 +54,7 @@ def measure(workdir: str, system: str) -> Measured:
     Raises:
       UserError: no run, or one that has not come to its end.
     """
-    evaluation = runs.folder(workdir) / "evaluation.json"
-    if not evaluation.exists():
-        raise UserError(f"{workdir} has no evaluation.json: let its training come to its end first")
-    evaluated = json.loads(evaluation.read_text())["values"]
+    evaluation = _evaluation(workdir)
     run = runs.load(workdir)
     images = latents.images(run)
     code = latents.encode(run, images)
@@ -68,7 +68,7 @@ def measure(workdir: str, system: str) -> Measured:
         "nmse": float(np.mean(mse)) / run.config.model.data_variance,
         "entries": float(math.prod(code.shape[1:])),
         "non_zeros": float(np.count_nonzero(code)) / len(code),
-        "nominal_bits": evaluated.get("kl", math.nan) / math.log(2),
+        "nominal_bits": evaluation.get("kl", math.nan) / math.log(2),
     }
     some, exact = code[:RATE_IMAGES], _psnr(shown[:RATE_IMAGES], original[:RATE_IMAGES])
     if np.issubdtype(code.dtype, np.integer):
@@ -84,6 +84,22 @@ def measure(workdir: str, system: str) -> Measured:
     chosen = rate.unseen(curve, exact)
     values |= {"bits": chosen.bits, "psnr_at_bits": chosen.psnr, "step": chosen.step}
     return Measured(system, run.config.seed, values, curve, shown[:SHOWN])
+
+
+def evaluated(workdir: str, system: str) -> Measured:
+    """A finished run's figures by its own evaluation.
+
+    Raises:
+      UserError: no run, or one that has not come to its end.
+    """
+    return Measured(system, runs.read_config(workdir).seed, _evaluation(workdir), [], np.zeros(0))
+
+
+def _evaluation(workdir: str) -> dict[str, float]:
+    evaluation = runs.folder(workdir) / "evaluation.json"
+    if not evaluation.exists():
+        raise UserError(f"{workdir} has no evaluation.json: let its training come to its end first")
+    return json.loads(evaluation.read_text())["values"]
 
 
 def _psnr(images: np.ndarray, original: np.ndarray) -> float:
@@ -154,6 +170,11 @@ def main(arguments: list[str]) -> None:
     found = named(folders) if folders else train_all(config, workdir)
     if not parallel.is_first_process():
         return
+    if figures := _figures(config):
+        measured = [evaluated(folder, system) for folder, system in found]
+        comparison_tables.write(workdir, measured, figures, comparison_tables.EVALUATED)
+        print(comparison_tables.markdown(measured, figures, comparison_tables.EVALUATED))
+        return
     measured = [measure(folder, system) for folder, system in found]
     originals = latents.images(runs.load(found[0][0]), limit=SHOWN)
     comparison_tables.write(workdir, measured)
@@ -165,7 +186,17 @@ def main(arguments: list[str]) -> None:
     print("\npictures:", *map(str, drawn), sep="\n  ")
 
 
+def _figures(config: ConfigDict | None) -> comparison_tables.Columns:
+    """The columns that the comparison or the command asks for."""
+    if config is not None:
+        return tuple(config.get("figures", ()))
+    return tuple((name, name, 4) for name in flags.FLAGS.figures)
+
+
 if __name__ == "__main__":
     cli.define_config()
     cli.define_workdir("folder of the comparison: its runs, tables and pictures")
+    flags.DEFINE_list(
+        "figures", [], "of evaluation.json, to compare runs given by their folders in"
+    )
     cli.run(main, needs=("workdir",), arguments=True)

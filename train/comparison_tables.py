@@ -15,7 +15,8 @@ from train.metrics import rate
 from train.writers import write_whole
 
 # Head of a column, name of its figure, digits after the point.
-COLUMNS = (
+Columns = tuple[tuple[str, str, int], ...]
+COLUMNS: Columns = (
     ("PSNR, dB", "psnr", 2),
     ("SSIM", "ssim", 4),
     ("NMSE", "nmse", 4),
@@ -30,6 +31,7 @@ Mean and standard deviation over seeds; figures per image. "not 0": entries of t
 0. Nominal bits: log2 K for each index; for a VAE, its KL. Bits: the code rounded so far that at
 most {rate.UNSEEN_LOSS} dB is lost, then one histogram for each unit over images and positions, of
 which the entropy is taken; indices likewise, unrounded."""
+EVALUATED = "Mean and standard deviation over seeds; figures of the runs' own evaluations."
 
 
 def by_system(measured: Sequence[Any]) -> dict[str, list[Any]]:
@@ -46,23 +48,28 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
-def markdown(measured: Sequence[Any]) -> str:
-    """The table, with a line on how the bits are counted under it."""
-    heads = ["system", "seeds", *(head for head, _, _ in COLUMNS)]
+def markdown(measured: Sequence[Any], columns: Columns = COLUMNS, notes: str = NOTES) -> str:
+    """The table, with notes on how its figures came about under it."""
+    heads = ["system", "seeds", *(head for head, _, _ in columns)]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for system, members in by_system(measured).items():
         cells = [system, str(len(members))]
-        for _, name, digits in COLUMNS:
-            mean, deviation = spread([run.values[name] for run in members])
+        for _, name, digits in columns:
+            mean, deviation = spread([run.values.get(name, math.nan) for run in members])
             text = "-" if math.isnan(mean) else f"{mean:.{digits}f}"
             cells.append(text if math.isnan(deviation) else f"{text} ± {deviation:.{digits}f}")
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\n" + NOTES
+    return "\n".join(lines) + "\n\n" + notes
 
 
-def write(workdir: epath.Path, measured: Sequence[Any]) -> None:
+def write(
+    workdir: epath.Path,
+    measured: Sequence[Any],
+    columns: Columns = COLUMNS,
+    notes: str = NOTES,
+) -> None:
     """Writes `comparison.md`, `.csv` (a line a run) and `.jsonl` (with the curves)."""
-    write_whole(workdir / "comparison.md", markdown(measured) + "\n")
+    write_whole(workdir / "comparison.md", markdown(measured, columns, notes) + "\n")
     names = list(dict.fromkeys(name for run in measured for name in run.values))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")

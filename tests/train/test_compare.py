@@ -109,6 +109,18 @@ def test_runs_that_exist_are_compared_by_their_folders(compared, tmp_path):
         named([str(tmp_path)])
 
 
+def test_figures_of_the_evaluations_are_compared_where_they_are_named(compared, tmp_path):
+    runs = [compared[0] / system / "seed0" for system in ("sparse", "vq")]
+    result = command("compare", "--workdir", tmp_path, "--figures=psnr,perplexity", *runs)
+    assert result.returncode == 0, result.stderr[-2000:]
+    values = [json.loads((run / "evaluation.json").read_text())["values"] for run in runs]
+    table = (tmp_path / "comparison.md").read_text()
+    assert table.splitlines()[0] == "| system | seeds | psnr | perplexity |"
+    assert f"| scvae_digits | 1 | {values[0]['psnr']:.4f} | - |" in table
+    assert f"{values[1]['psnr']:.4f} | {values[1]['perplexity']:.4f} |" in table
+    assert table.strip() in result.stdout
+
+
 def test_means_and_spreads_over_seeds():
     values = {name: 1.0 for _, name, _ in comparison_tables.COLUMNS}
     runs = [
