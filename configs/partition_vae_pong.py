@@ -5,19 +5,23 @@
 
 Frames are 40x40 and grey; 10 units in partitions of 4, 3, 2 and 1. The rows of the ablation are
 `configs/partition_vae_pong.py:dense` and `configs/partition_vae_pong.py:permuted` (heads with as
-many parameters that do not keep the partitions apart, or keep others apart), and
-two extensions: in `configs/partition_vae_pong.py:additive` each partition has a decoder of its
-own, and their images are added; in `configs/partition_vae_pong.py:broadcast` these draw pixel by
-pixel, told where. All have full resolution, for the ball has few pixels, but for the last one,
-which is slow; `configs/partition_vae_pong.py:f2` and `configs/partition_vae_pong.py:f4` are the
-paper's subresolutions.
+many parameters that do not keep the partitions apart, or keep others apart), and an extension,
+`configs/partition_vae_pong.py:additive`: each partition has a decoder of its own, and their images
+are added. All have full resolution, for the ball has few pixels;
+`configs/partition_vae_pong.py:f2` and `configs/partition_vae_pong.py:f4` are the paper's
+subresolutions.
+
+In `configs/partition_vae_pong.py:broadcast`, another extension, two partitions of 5 units are drawn
+pixel by pixel by nets that are told where, and added: one for each of the two things that cover
+most of the pixels that change, the paddles. `configs/partition_vae_pong.py:two` is as described,
+with these partitions and as many steps.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
 
-VARIANTS = ("partitioned", "dense", "permuted", "additive", "broadcast", "f2", "f4")
+VARIANTS = ("partitioned", "dense", "permuted", "additive", "f2", "f4", "broadcast", "two")
 
 
 def get_config(variant: str = "partitioned") -> ConfigDict:
@@ -25,7 +29,7 @@ def get_config(variant: str = "partitioned") -> ConfigDict:
         raise ValueError(
             f"partition_vae_pong has no variant {variant!r}; known: {', '.join(VARIANTS)}"
         )
-    partitions = (4, 3, 2, 1)
+    partitions = (5, 5) if variant in ("broadcast", "two") else (4, 3, 2, 1)
     config = base.get_config()
     config.name = "partition_vae_pong"
     config.model.image_shape = (40, 40, 1)
@@ -48,13 +52,15 @@ def get_config(variant: str = "partitioned") -> ConfigDict:
     elif variant == "broadcast":
         options = {"dense": (32, 32), "broadcast": True, "subresolution": 2}
         config.model.backbone.update({"partitions": partitions, **options})
+        # The same for the mean of four pixels as 1e-4 for each of them.
+        config.model.likelihood.variance = 4e-4
     elif variant in ("f2", "f4"):
         config.model.backbone.subresolution = int(variant[1:])
     config.loss_weights = ConfigDict({"reconstruction": 1.0, "kl": 1.0})
     config.data.source = "game:pong"
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 2e-3 if variant == "broadcast" else 1e-3
     config.optimizer.schedule = "cosine"
-    config.train.steps = 2000
+    config.train.steps = 6000 if variant in ("broadcast", "two") else 2000
     config.train.batch_size = 64
     config.evaluation.evaluators = ("losses", "image", "subresolution", "units")
     config.log_every = 50
