@@ -26,7 +26,9 @@ VARIANTS = {
     "scvae_ffhq256": SIDES,
     "scvae_imagenet256": SIDES,
     "partition_vae_mnist": ("described", "legacy"),
-    "partition_vae_pong": ("partitioned", "dense", "permuted", "additive", "f2", "f4"),
+    "partition_vae_pong": (
+        *("partitioned", "dense", "permuted", "additive", "f2", "f4", "broadcast", "two"),
+    ),
     "scvae_digits": ("fista", "published", "paper_v2"),
     "topographic_vae_digits": ("L13_36", "vae", "bubble"),
     "topographic_vae_dsprites": ("L1_3", "L1_6", "L1_2", "L0", "bubble", "vae"),
