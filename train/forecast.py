@@ -15,7 +15,8 @@ Prints mean squared errors on the unseen frames, over all sequences and by what 
 - and rolled and kept of another run with `--against`, such as the VAE's.
 
 Writes `W/forecast.json`, and pictures of sequences above what the rolled capsules give, in which a
-frame around an image marks what was not seen: forecast.png, forecast.gif.
+frame around an image marks what was not seen: forecast.png, where their reconstruction from all
+frames stands between, and forecast.gif.
 """
 
 import functools
@@ -244,12 +245,14 @@ def main(_: list[str]) -> None:
     rank = np.array([np.sum(factor[:i] == factor[i]) for i in range(len(factor))])
     shown = np.lexsort([factor, rank])[:SHOWN]
     true = [marked(images[i], seen=seen) for i in shown]
+    whole = [marked(made, seen=frames) for made in latents.reconstruct(run, images[shown])]
     made = [marked(forecasts["model"].rolled[i], seen=seen) for i in shown]
     drawn = [path / "pictures" / f"forecast.{kind}" for kind in ("png", "gif")]
     title = f"{run.config.name}: capsules of frame {forecasts['model'].frame + 1}, rolled"
     named_rows = {}
-    for i, (above, below) in enumerate(zip(true, made, strict=True)):
+    for i, (above, between, below) in enumerate(zip(true, whole, made, strict=True)):
         named_rows[f"{run.config.data.transformations[factor[shown[i]]]} {i + 1}"] = above
+        named_rows[f"seen whole {i + 1}"] = between
         named_rows[f"rolled {i + 1}"] = below
     pictures.rows(named_rows, drawn[0], title=f"{title}; framed: not seen")
     animate([true, made], drawn[1])
