@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     # digits, photos, tfds:NAME, folder:PATH, array:PATH, game:NAME, synthetic;
-    # sequences:mnist, sequences:digits, sequences:PATH (of dSprites)
+    # sequences:mnist, sequences:digits, sequences:dsprites, sequences:PATH (of dSprites in a file)
     config.data.source = ""
     # Of TFDS; empty: TFDS_DATA_DIR, or TFDS's own default. Of what games have played: a cache.
     config.data.data_dir = ""

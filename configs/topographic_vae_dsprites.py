@@ -3,10 +3,11 @@ r"""Topographic VAE on dSprites, as released: the rows of the paper's Table 2.
     python -m train --config configs/topographic_vae_dsprites.py --workdir \
         runs/topographic_vae_dsprites
 
-`--config.data.source=sequences:PATH` says where the images are: dSprites as DeepMind gives it,
-dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz, or a file of the same form with the 50,625 images
-that are used. Results on images drawn anew are to be called "re-rendered dSprites". Not run to its
-end here: 100 passes are work for a GPU.
+The images are those of TFDS, prepared once: `tfds build dsprites --file_format=array_record`.
+`--config.data.source=sequences:PATH` takes a file instead: dSprites as DeepMind gives it,
+dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz, or one of the same form with the 50,625 images that
+are used. Results on images drawn anew are to be called "re-rendered dSprites". Not run to its end
+here: 100 passes are work for a GPU.
 
 One of x, y, orientation and scale moves on by one value a frame, 15 frames. 15 capsules of 15
 places. The rows are the kernels of W: TVAE with L = 1/3 and K = 1,
@@ -43,7 +44,7 @@ def get_config(row: str = "L1_3") -> ConfigDict:
     config.name = "topographic_vae_dsprites"
     config.model.image_shape = (64, 64, 1)
     base.set_topographic(config, frames=15, capsules=15, places=15, **ROWS[row])
-    config.data.source = "sequences:dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
+    config.data.source = "sequences:dsprites"
     config.data.transformations = ("x", "y", "orientation", "scale")
     config.data.holdout = 0.1
     config.data.test = "test[:2000]"

@@ -1,13 +1,17 @@
 """dSprites in loops: which images, which values, what is held out; on a file of the same form."""
 
+import io
 import itertools
 import os
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
 
-from train.data import load_source, make_transform
+from train.data import load_source, make_transform, sprites
 from train.data.sprites import SIZES
 from train.errors import UserError
 
@@ -119,6 +123,101 @@ def test_what_cannot_be_is_told(path, tmp_path):
     np.savez(broken, imgs=np.zeros((4, 64, 64), np.uint8), latents_classes=np.zeros((4, 6), int))
     with pytest.raises(UserError, match="expected each of 50625 once"):
         load_source(config(broken), "train")
+
+
+# ---------------------------------------------------------------- dSprites of TFDS
+
+
+class Rows(list):
+    """Examples as TFDS's data sources give them."""
+
+    def __getitems__(self, keys):
+        return [self[key] for key in keys]
+
+
+class Prepared:
+    """The builder of dSprites with some examples: labels, and images in PNG."""
+
+    def __init__(self, classes, images):
+        values = {"shape": 3, "scale": 6, "orientation": 40, "x_position": 32, "y_position": 32}
+        labels = {f"label_{k}": tfds.features.ClassLabel(num_classes=n) for k, n in values.items()}
+        image = tfds.features.Image(shape=(64, 64, 1))
+        features = tfds.features.FeaturesDict({"image": image, **labels})
+        self.info = types.SimpleNamespace(features=features, splits={})
+        self.rows = Rows(
+            {"image": png(image), **dict(zip(labels, row, strict=True))}
+            for row, image in zip(classes, images, strict=True)
+        )
+
+    def is_prepared(self):
+        return True
+
+    def as_data_source(self, split, decoders):
+        assert split == "train"
+        assert isinstance(decoders["image"], tfds.decode.SkipDecoding)
+        return self.rows
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """36 images are used; classes and images of these and of others, in a random order."""
+    used = {
+        "shape": range(2),
+        "scale": range(1, 4),
+        "orientation": (0, 2),
+        "x": (0, 2, 4),
+        "y": (0,),
+    }
+    monkeypatch.setattr(sprites, "USED", used)
+    monkeypatch.setattr(sprites, "SIZES", (2, 3, 2, 3, 1))
+    sprites._from_tfds.cache_clear()
+    rows = [*itertools.product(*used.values()), (0, 0, 0, 0, 0), (1, 1, 1, 0, 0), (2, 1, 0, 0, 0)]
+    classes = np.random.default_rng(0).permutation(rows)
+    images = np.zeros((len(classes), 64, 64), np.uint8)
+    images[:, :5, :6] = (classes[:, :, None] >> np.arange(6)) & 1
+    yield classes, images
+    sprites._from_tfds.cache_clear()
+
+
+def test_the_sprites_of_tfds_are_those_of_a_file(few, tmp_path, monkeypatch):
+    classes, images = few
+    np.savez(tmp_path / "few.npz", imgs=images, latents_classes=np.insert(classes, 0, 0, axis=1))
+    asked = []
+
+    def builder(name, data_dir):
+        asked.append((name, data_dir))
+        return Prepared(classes, images)
+
+    monkeypatch.setattr(tfds, "builder", builder)
+    options = {"holdout": 0.5, "seed": 0, "data_dir": "/data"}
+    for _ in range(2):
+        found = sprites.load("dsprites", ("x", "scale"), 4, **options)
+    assert asked == [("dsprites", "/data")]  # read once
+    expected = sprites.load(str(tmp_path / "few.npz"), ("x", "scale"), 4, **options)
+    for split, part in expected.items():
+        np.testing.assert_array_equal(found[split].images, part.images)
+        np.testing.assert_array_equal(found[split].starts, part.starts)
+    assert found["train"].images.shape == (2, 3, 2, 3, 1, 64, 64)
+    example = found["test"][0]
+    assert set(np.unique(example["image"])) == {0, 255}
+    assert len(np.unique(factors(example["image"].astype(np.int64)), axis=0)) == 3
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: Prepared(classes[3:], images[3:]))
+    with pytest.raises(UserError, match=r"tfds:dsprites: 3\d images have the factors"):
+        sprites.load("dsprites", ("x",), 4, holdout=0.5, seed=0)
+
+
+def test_sprites_that_tfds_has_not_prepared(tmp_path):
+    data = config("dsprites", data_dir=str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        load_source(data, "train")
+    way_out = f"tfds build dsprites --file_format=array_record --data_dir={tmp_path}"
+    assert str(caught.value).endswith(way_out)
 
 
 def test_the_re_rendered_sprites():

@@ -26,7 +26,8 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
       "synthetic"    noise, 1,024 + 256 images: to try a machine out;
       "sequences:digits", "sequences:mnist"    digits that `data.transformations` move through
                      `data.frames` frames (see `sequences`); the sources give the still digits;
-      "sequences:PATH"    dSprites in an .npz file, in loops of one factor (see `sprites`).
+      "sequences:dsprites", "sequences:PATH"    dSprites as TFDS prepared them, or in an .npz file,
+                     in loops of one factor (see `sprites`).
     `data.train` and `data.test` are split expressions: "train", "test", "train[:40000]",
     "train[80%:]", and sums of them. A source without a test split of its own (digits, arrays, most
     folders) gives up the fraction `data.holdout` of its examples as "test", drawn by a permutation
@@ -71,7 +72,7 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
         raise UserError(
             f"data.source is {data['source']!r}; expected 'digits', 'photos', 'synthetic', "
             "'tfds:NAME', 'folder:PATH', 'array:PATH', 'game:NAME', 'sequences:mnist', "
-            "'sequences:digits' or 'sequences:PATH'"
+            "'sequences:digits', 'sequences:dsprites' or 'sequences:PATH'"
         )
     if 0 < limit < len(source):
         source = select(source, np.arange(limit))
@@ -103,7 +104,14 @@ def _sequences(place: str, data: Mapping[str, Any], size: ImageSize) -> dict[str
     if place == "digits":
         return _hold_out({"train": sequences.small_digits(*size.shape[:2])}, holdout, seed)
     size.check((64, 64, 1), data["source"])
-    return sprites.load(place, data["transformations"], data["frames"], holdout=holdout, seed=seed)
+    return sprites.load(
+        place,
+        data["transformations"],
+        data["frames"],
+        holdout=holdout,
+        seed=seed,
+        data_dir=data.get("data_dir", ""),
+    )
 
 
 _SPLIT = re.compile(r"(?P<name>\w+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")

@@ -6,17 +6,25 @@ first 30 places along x and y, with 3 shapes 50,625 images. A sequence starts at
 moves one factor on by one value a frame, round and round.
 """
 
+import functools
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from train.data import tfds_source
 from train.data.random_access import Example
 from train.errors import UserError
 
-# Their columns in the file's latents_classes, whose first is the colour, and the values used.
-FACTORS = {"shape": 1, "scale": 2, "orientation": 3, "x": 4, "y": 5}
+# What TFDS calls them, in the order of the file's latents_classes behind the colour; values used.
+FACTORS = {
+    "shape": "label_shape",
+    "scale": "label_scale",
+    "orientation": "label_orientation",
+    "x": "label_x_position",
+    "y": "label_y_position",
+}
 USED = {
     "shape": range(3),
     "scale": range(1, 6),
@@ -68,9 +76,19 @@ class SpriteSequences:
 
 
 def load(
-    place: str, factors: Sequence[str], frames: int, *, holdout: float, seed: int
+    place: str,
+    factors: Sequence[str],
+    frames: int,
+    *,
+    holdout: float,
+    seed: int,
+    data_dir: str = "",
 ) -> dict[str, SpriteSequences]:
-    """Sequences from a file as DeepMind's `dsprites_ndarray_*.npz`, or one with the images used.
+    """Sequences of the dSprites in TFDS, or of those in a file.
+
+    `place` is "dsprites", in TFDS's `data_dir`, or the path of a file: DeepMind's
+    `dsprites_ndarray_*.npz`, or one of the same form with the images used. Reading all of TFDS's
+    737,280 examples takes a minute or two, once in a process.
 
     There is one for each factor and each first image, so 50,625 of a factor. Those that are the
     same but for their start are one loop of images, and go to "train" or "test" together: for each
@@ -81,7 +99,8 @@ def load(
     same every time, so that the first of them are a fair sample.
 
     Raises:
-      UserError: no such file, another kind of file, or a factor that there is not.
+      UserError: no such file, another kind of file, nothing prepared by TFDS, or a factor that
+        there is not.
     """
     if unknown := [name for name in factors if name not in MOVING] or not factors:
         raise UserError(
@@ -90,7 +109,7 @@ def load(
         )
     if not 0 <= holdout < 1:
         raise UserError(f"data.holdout is {holdout}; expected a fraction from 0 up to 1")
-    images = _read(Path(place).expanduser(), place)
+    images = _from_tfds(data_dir) if place == "dsprites" else _from_file(place)
     parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     random = np.random.default_rng(seed)
     values = np.stack(np.meshgrid(*map(range, SIZES), indexing="ij"), axis=-1)
@@ -114,10 +133,24 @@ def load(
     }
 
 
-def _read(path: Path, place: str) -> np.ndarray:
-    """The images used, by factor."""
+@functools.lru_cache(maxsize=1)  # training and evaluation share one
+def _from_tfds(data_dir: str) -> np.ndarray:
+    """The images used, by factor, from TFDS."""
+    used = {FACTORS[name]: values for name, values in USED.items()}
+    found = tfds_source.chosen("dsprites", used, data_dir=data_dir)
+    classes = np.stack([found[feature] for feature in used], axis=1)
+    return _by_factor(found["image"][..., 0], classes, "tfds:dsprites")
+
+
+@functools.lru_cache(maxsize=1)
+def _from_file(place: str) -> np.ndarray:
+    """The images used, by factor, from a file."""
+    path = Path(place).expanduser()
     if not path.is_file():
-        raise UserError(f"sequences:{place}: no such file; expected dSprites as an .npz file")
+        raise UserError(
+            f"sequences:{place}: no such file; expected dSprites as an .npz file, or "
+            "sequences:dsprites for those of TFDS"
+        )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             images, classes = stored["imgs"], stored["latents_classes"]
@@ -131,15 +164,25 @@ def _read(path: Path, place: str) -> np.ndarray:
             f"{path}: imgs are {images.shape} and latents_classes {classes.shape}; expected "
             "[n, 64, 64] and [n, 6]"
         )
-    columns = [classes[:, column] for column in FACTORS.values()]
+    return _by_factor(images, classes[:, 1:], str(path))
+
+
+def _by_factor(images: np.ndarray, classes: np.ndarray, where: str) -> np.ndarray:
+    """The images used, uint8 `[3, 5, 15, 15, 15, 64, 64]`, 0 or 255.
+
+    Args:
+      images: `[n, 64, 64]`, above 0 where the sprite is.
+      classes: int `[n, 5]`, values in the order of `FACTORS`.
+      where: they come from, for errors.
+    """
     used = np.logical_and.reduce(
-        [np.isin(c, list(u)) for c, u in zip(columns, USED.values(), strict=True)]
+        [np.isin(c, list(u)) for c, u in zip(classes.T, USED.values(), strict=True)]
     )
     rows = np.flatnonzero(used)
-    rows = rows[np.lexsort([c[rows] for c in reversed(columns)])]
+    rows = rows[np.lexsort(classes[rows].T[::-1])]
     if len(rows) != np.prod(SIZES) or len(np.unique(classes[rows], axis=0)) != len(rows):
         raise UserError(
-            f"{path}: {len(rows)} images have the factors that are used; expected each of "
+            f"{where}: {len(rows)} images have the factors that are used; expected each of "
             f"{np.prod(SIZES)} once"
         )
-    return (images[rows] * np.uint8(255)).reshape(*SIZES, 64, 64)
+    return ((images[rows] > 0) * np.uint8(255)).reshape(*SIZES, 64, 64)

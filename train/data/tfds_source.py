@@ -2,7 +2,9 @@
 
 import logging
 import os
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -25,46 +27,13 @@ def load(name: str, split: str, size: ImageSize, *, data_dir: str = "", limit: i
         UserError: unknown name or split, a set not prepared or prepared in another format, no
             image in it.
     """
-    _quieten_absl()
-    import tensorflow_datasets as tfds
-
-    # Read here and not by TFDS, which looks at the environment only while it is imported.
-    folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "")) or None
-    prepare = (
-        f"pip install 'bottlenecks[tfds]', then tfds build {name} --file_format=array_record"
-        + (f" --data_dir={folder}" if folder else "")
-    )
-    try:
-        builder = tfds.builder(name, data_dir=folder)
-    except tfds.core.DatasetNotFoundError as error:
-        raise UserError(
-            f"tfds:{name}: TFDS knows no data set of this name; "
-            "see https://www.tensorflow.org/datasets/catalog/overview"
-        ) from error
-    except (ValueError, AssertionError) as error:  # a version or a configuration that is not there
-        raise UserError(f"tfds:{name}: {_one_line(error)}") from error
-    except ImportError as error:
-        raise UserError(f"tfds:{name}: {_one_line(error)}; {prepare}") from error
-    if not builder.is_prepared():
-        raise UserError(
-            f"tfds:{name}: nothing prepared in {builder.data_dir}; prepare it: {prepare}"
-        )
+    builder = _prepared(name, data_dir)
     features = builder.info.features
     if "image" not in features or len(features["image"].shape) != 3:
         raise UserError(f"tfds:{name}: no feature 'image' among {sorted(features)}")
-    splits = builder.info.splits
-    found = ", ".join(f"{each} ({splits[each].num_examples} examples)" for each in splits)
-    try:
-        examples = builder.as_data_source(split=split)
-    except ValueError as error:
-        raise UserError(
-            f"tfds:{name}: split {split!r} cannot be read ({_one_line(error)}); found {found}"
-        ) from error
-    except NotImplementedError as error:
-        raise UserError(
-            f"tfds:{name}: {builder.data_dir} holds {builder.info.file_format.value} files, "
-            f"array_record expected; remove it, then {prepare}"
-        ) from error
+    examples = _examples(builder, name, split, data_dir)
+    import tensorflow_datasets as tfds
+
     labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
     if features["image"].np_dtype != np.uint8:
         raise UserError(f"tfds:{name}: images are {features['image'].np_dtype}; uint8 expected")
@@ -73,6 +42,97 @@ def load(name: str, split: str, size: ImageSize, *, data_dir: str = "", limit: i
     shape = features["image"].shape
     small = None not in shape and count * np.prod(shape) < SMALL
     return source.decoded() if small and count else source
+
+
+def chosen(
+    name: str, used: Mapping[str, Collection[int]], *, data_dir: str = ""
+) -> dict[str, np.ndarray]:
+    """The examples of the split "train" whose labels have certain values.
+
+    The others are read, but their images are not decoded: about a tenth of a millisecond each.
+
+    Args:
+        name: of the prepared data set, as `load` takes it.
+        used: feature to the values that it may have.
+        data_dir: as in `load`.
+
+    Returns:
+        "image" `[n, height, width, channels]` and those features, int `[n]`.
+
+    Raises:
+        UserError: as `load`, or the set has no such features.
+    """
+    builder = _prepared(name, data_dir)
+    features = builder.info.features
+    if missing := {"image", *used} - set(features):
+        raise UserError(f"tfds:{name}: no {sorted(missing)} among {sorted(features)}")
+    import tensorflow_datasets as tfds
+
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    examples = _examples(builder, name, "train", data_dir, decoders=decoders)
+    found: dict[str, list] = {"image": [], **{feature: [] for feature in used}}
+    for start in range(0, len(examples), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(examples)))
+        for raw in examples.__getitems__(list(rows)):
+            if all(int(raw[feature]) in values for feature, values in used.items()):
+                found["image"].append(features["image"].decode_example_np(raw["image"]))
+                for feature in used:
+                    found[feature].append(int(raw[feature]))
+    return {feature: np.array(values) for feature, values in found.items()}
+
+
+def _prepared(name: str, data_dir: str) -> Any:
+    """The builder of a prepared set; raises UserError where there is none."""
+    _quieten_absl()
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=_folder(data_dir))
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(
+            f"tfds:{name}: TFDS knows no data set of this name; "
+            "see https://www.tensorflow.org/datasets/catalog/overview"
+        ) from error
+    except (ValueError, AssertionError) as error:  # a version or a configuration that is not there
+        raise UserError(f"tfds:{name}: {_one_line(error)}") from error
+    except ImportError as error:
+        raise UserError(f"tfds:{name}: {_one_line(error)}; {_prepare(name, data_dir)}") from error
+    if not builder.is_prepared():
+        raise UserError(
+            f"tfds:{name}: nothing prepared in {builder.data_dir}; prepare it: "
+            f"{_prepare(name, data_dir)}"
+        )
+    return builder
+
+
+def _folder(data_dir: str) -> str | None:
+    # Read here and not by TFDS, which looks at the environment only while it is imported.
+    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "")) or None
+
+
+def _prepare(name: str, data_dir: str) -> str:
+    """How to prepare a set, in words."""
+    folder = _folder(data_dir)
+    return f"pip install 'bottlenecks[tfds]', then tfds build {name} --file_format=array_record" + (
+        f" --data_dir={folder}" if folder else ""
+    )
+
+
+def _examples(builder: Any, name: str, split: str, data_dir: str, **options: Any) -> Source:
+    """A split's examples as TFDS gives them; raises UserError where it cannot be read."""
+    splits = builder.info.splits
+    found = ", ".join(f"{each} ({splits[each].num_examples} examples)" for each in splits)
+    try:
+        return builder.as_data_source(split=split, **options)
+    except ValueError as error:
+        raise UserError(
+            f"tfds:{name}: split {split!r} cannot be read ({_one_line(error)}); found {found}"
+        ) from error
+    except NotImplementedError as error:
+        raise UserError(
+            f"tfds:{name}: {builder.data_dir} holds {builder.info.file_format.value} files, "
+            f"array_record expected; remove it, then {_prepare(name, data_dir)}"
+        ) from error
 
 
 class _OnDisk:
