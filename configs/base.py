@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     # Of sequences, one for each. Digits: rotation, scale, hue, perspective, or several that move
     # together, as rotation+hue. dSprites: x, y, orientation, scale.
     config.data.transformations = ()
+    config.data.test_transformations = ()  # of "test", where those are others
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # adam, sgd

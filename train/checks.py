@@ -98,6 +98,7 @@ FIELDS: dict[str, Rule] = {
     "data.limit": _whole(0),
     "data.frames": _whole(0),
     "data.transformations": _names,
+    "data.test_transformations": _names,
     "optimizer.name": _text,
     "optimizer.learning_rate": _number(0),
     "optimizer.schedule": _text,

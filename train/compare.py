@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from models.likelihoods import to_unit
 from train import cli, comparison_tables, latents, parallel, pictures, runs
+from train.data.sequences import movements_of
 from train.errors import UserError
 from train.loop import train_and_evaluate
 from train.metrics import rate
@@ -28,6 +29,8 @@ from train.metrics.image import peak_signal_to_noise, structural_similarity
 
 RATE_IMAGES = 1024  # whose codes are counted and rounded; other figures are of the whole split
 SHOWN = 8
+# Fields of `data` that say what a run is tested on, beside what moves in its test sequences.
+_TESTED = ("source", "test", "image_shape", "holdout", "split_seed", "frames")
 
 
 class Measured(NamedTuple):
@@ -143,7 +146,8 @@ def named(folders: Sequence[str]) -> list[tuple[str, str]]:
     data = None
     for folder in folders:
         config = runs.read_config(folder)
-        tested = {name: config.data[name] for name in ("source", "test", "image_shape")}
+        tested = {name: config.data[name] for name in _TESTED}
+        tested["transformations"] = movements_of(config.data, "test")
         if data is not None and tested != data:
             raise UserError(f"{folder} is tested on {tested}, {folders[0]} on {data}; both must be")
         data = tested

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from train import cli, parallel, report, runs, steps
 from train.data.pipeline import evaluation_batches
+from train.data.sequences import movements_of
 from train.data.sources import load_source
 from train.data.statistics import data_statistics
 from train.data.transforms import make_transform
@@ -52,7 +53,7 @@ def check_evaluators(config: ConfigDict, state: TrainState) -> None:
         runs.final_evaluators(config),
         data_variance=config.model.data_variance or 1.0,
         samples=config.evaluation.importance_samples,
-        factors=tuple(config.data.transformations),
+        factors=movements_of(config.data, "test"),
     )
     batch = runs.example_batch(config)
     batch["mask"] = jax.ShapeDtypeStruct(batch["image"].shape[:1], np.float32)
@@ -81,7 +82,7 @@ def make_evaluation(
         names,
         data_variance=config.model.data_variance,
         samples=config.evaluation.importance_samples,
-        factors=tuple(config.data.transformations),
+        factors=movements_of(config.data, split),
     )
     if mean_image is not None:
         evaluators["mean_image"] = mean_image_baseline(

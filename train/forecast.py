@@ -36,6 +36,7 @@ from PIL import Image
 from bottlenecks.topographic import roll_capsules
 from models.likelihoods import to_unit
 from train import cli, latents, parallel, pictures, runs
+from train.data.sequences import movements_of
 from train.errors import UserError
 from train.writers import write_whole
 
@@ -219,7 +220,9 @@ def main(_: list[str]) -> None:
         workdirs["other"] = flags.FLAGS.against
     named = {name: runs.load(workdir) for name, workdir in workdirs.items()}
     data = [run.config.data.to_dict() for run in named.values()]
-    for name in ("source", "test", "frames", "transformations", "holdout", "split_seed"):
+    for tested in data:
+        tested["test_transformations"] = movements_of(tested, "test")
+    for name in ("source", "test", "frames", "test_transformations", "holdout", "split_seed"):
         if data[0][name] != data[-1][name]:
             raise UserError(
                 f"--against has data.{name}={data[-1][name]!r}, and --workdir {data[0][name]!r}; "
@@ -237,7 +240,8 @@ def main(_: list[str]) -> None:
     rows, forecasts = compare(named, images, factor, seen=seen)
 
     path = runs.folder(flags.FLAGS.workdir)
-    factors = [run.config.data.transformations[f] for f in np.unique(factor)]
+    movements = movements_of(run.config.data, "test")
+    factors = [movements[f] for f in np.unique(factor)]
     found = {"step": run.step, "sequences": len(images), "seen": seen, "frames": frames}
     found |= {"rolled_frame": forecasts["model"].frame, "factors": factors, "mse": rows}
     write_whole(path / "forecast.json", json.dumps(found, indent=2) + "\n")
@@ -251,7 +255,7 @@ def main(_: list[str]) -> None:
     title = f"{run.config.name}: capsules of frame {forecasts['model'].frame + 1}, rolled"
     named_rows = {}
     for i, (above, between, below) in enumerate(zip(true, whole, made, strict=True)):
-        named_rows[f"{run.config.data.transformations[factor[shown[i]]]} {i + 1}"] = above
+        named_rows[f"{movements[factor[shown[i]]]} {i + 1}"] = above
         named_rows[f"seen whole {i + 1}"] = between
         named_rows[f"rolled {i + 1}"] = below
     pictures.rows(named_rows, drawn[0], title=f"{title}; framed: not seen")

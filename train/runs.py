@@ -20,7 +20,7 @@ from train.writers import write_whole
 # Fields that may change from one start of a run to the next: they move no number of the training.
 FREE = ("checkpoint_every", "keep_checkpoints", "data.data_dir")
 # Fields of the section `data` that runs of earlier versions lack, with what those runs did.
-LATER = {"noise": 0.0, "frames": 0, "transformations": ()}
+LATER = {"noise": 0.0, "frames": 0, "transformations": (), "test_transformations": ()}
 
 
 class Run(NamedTuple):

@@ -32,7 +32,10 @@ VARIANTS = {
     "scvae_digits": ("fista", "published", "paper_v2"),
     "topographic_vae_digits": ("L13_36", "vae", "bubble"),
     "topographic_vae_dsprites": ("L1_3", "L1_6", "L1_2", "L0", "bubble", "vae"),
-    "topographic_vae_mnist": ("L13_36", "L5_36", "L1_2", "L0", "bubble", "vae"),
+    "topographic_vae_mnist": (
+        *("L13_36", "L5_36", "L1_2", "L0", "bubble", "vae"),
+        *("generalization", "rotcolor", "perspective"),
+    ),
     "vqvae_cifar10": ("kmeans", "released"),
 }
 FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"}

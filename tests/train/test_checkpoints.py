@@ -285,6 +285,7 @@ def test_a_run_from_before_a_field_existed_is_read(tiny, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(written))
     found = runs.read_config(str(tmp_path)).data
     assert (found.noise, found.frames, tuple(found.transformations)) == (0.0, 0, ())
+    assert tuple(found.test_transformations) == ()
     del written["data"]["source"]
     (tmp_path / "config.json").write_text(json.dumps(written))
     with pytest.raises(UserError, match=r"no field data\.source"):

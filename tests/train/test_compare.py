@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 
 import train
+from configs import topographic_vae_digits
 from models.likelihoods import to_unit
-from train import comparison_tables, denoise, latents, sparse
+from train import comparison_tables, denoise, latents, runs, sparse
 from train.compare import Measured, named
 from train.errors import UserError
 from train.metrics.rate import Rate
@@ -110,15 +112,33 @@ def test_runs_that_exist_are_compared_by_their_folders(compared, tmp_path):
 
 
 def test_figures_of_the_evaluations_are_compared_where_they_are_named(compared, tmp_path):
-    runs = [compared[0] / system / "seed0" for system in ("sparse", "vq")]
-    result = command("compare", "--workdir", tmp_path, "--figures=psnr,perplexity", *runs)
+    folders = [compared[0] / system / "seed0" for system in ("sparse", "vq")]
+    result = command("compare", "--workdir", tmp_path, "--figures=psnr,perplexity", *folders)
     assert result.returncode == 0, result.stderr[-2000:]
-    values = [json.loads((run / "evaluation.json").read_text())["values"] for run in runs]
+    values = [json.loads((run / "evaluation.json").read_text())["values"] for run in folders]
     table = (tmp_path / "comparison.md").read_text()
     assert table.splitlines()[0] == "| system | seeds | psnr | perplexity |"
     assert f"| scvae_digits | 1 | {values[0]['psnr']:.4f} | - |" in table
     assert f"{values[1]['psnr']:.4f} | {values[1]['perplexity']:.4f} |" in table
     assert table.strip() in result.stdout
+
+
+def test_only_runs_on_the_same_test_images_are_compared(tmp_path):
+    def saved(name, **data):
+        config = topographic_vae_digits.get_config()
+        config.data.update(data)
+        (tmp_path / name).mkdir()
+        runs.save_config(epath.Path(tmp_path / name), config)
+        return str(tmp_path / name)
+
+    both = {"test_transformations": ("rotation+hue",)}
+    alone, tested = saved("alone"), saved("tested", **both)
+    trained = saved("trained", transformations=("rotation+hue",))
+    # Trained on one, tested on both; trained and tested on both.
+    assert len(named([tested, trained])) == 2
+    for other in (tested, saved("longer", frames=9), saved("split", split_seed=1)):
+        with pytest.raises(UserError, match="both must be"):
+            named([alone, other])
 
 
 def test_means_and_spreads_over_seeds():

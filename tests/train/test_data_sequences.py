@@ -175,6 +175,23 @@ def test_attributes_that_move_together():
     np.testing.assert_array_equal(position, hue)  # that of the one named first
 
 
+def test_test_sequences_may_move_otherwise():
+    data = DIGITS | {"test_transformations": ("rotation+hue",)}
+    digit = {"image": np.full((16, 16, 1), 200, np.uint8)}
+    for seed in range(3):
+        test, train = (
+            make_transform(data, split)(digit, np.random.default_rng(seed))
+            for split in ("test", "train")
+        )
+        colours = [len(np.unique(example["image"][:, 8, 8], axis=0)) for example in (test, train)]
+        assert colours == [18, 18 if train["factor"] == 2 else 1]
+        assert test["factor"] == 0
+        expected = make_transform(DIGITS, "test")(digit, np.random.default_rng(seed))
+        np.testing.assert_array_equal(train["image"], expected["image"])
+    with pytest.raises(UserError, match=r"of test sequences are \('shear',\); expected some"):
+        make_transform(data | {"test_transformations": ("shear",)}, "test")
+
+
 def test_no_digit_is_in_both_splits():
     train, test = (load_source(DIGITS, split) for split in ("train", "test"))
     assert len(train) + len(test) == 1797

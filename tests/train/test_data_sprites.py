@@ -55,11 +55,12 @@ def starts(part):
     return part.source.starts[part.indices]
 
 
-def loops(part):
+def loops(part, names=FACTORS):
     """The factor of each sequence and the values of the others."""
     factor, *fixed = starts(part).T
     fixed = np.stack(fixed, axis=1)
-    fixed[np.arange(len(fixed)), np.array([3, 4, 2, 1])[factor]] = -1
+    axes = {"x": 3, "y": 4, "orientation": 2, "scale": 1}
+    fixed[np.arange(len(fixed)), np.array([axes[name] for name in names])[factor]] = -1
     return np.c_[factor, fixed]
 
 
@@ -97,6 +98,19 @@ def test_no_loop_is_in_both_splits(parts):
     first = starts(parts["test"])[:2000]
     assert (np.bincount(first[:, 0]) > 400).all()
     assert (np.bincount(first[:, 1]) > 550).all()
+
+
+def test_test_sequences_may_move_otherwise(path, parts):
+    others = config(path, test_transformations=("orientation", "x"))
+    np.testing.assert_array_equal(starts(load_source(others, "train")), starts(parts["train"]))
+    test = load_source(others, "test")
+    assert test[0]["factor"] in (0, 1)
+    # The loops held out are the same ones, whatever else moves.
+    found, expected = loops(test, ("orientation", "x")), loops(parts["test"])
+    for number, name in enumerate(("orientation", "x")):
+        mine = np.unique(found[found[:, 0] == number, 1:], axis=0)
+        theirs = np.unique(expected[expected[:, 0] == FACTORS.index(name), 1:], axis=0)
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_the_split_is_the_same_every_time(path, parts):

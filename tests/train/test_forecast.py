@@ -162,6 +162,7 @@ def test_a_run_of_sequences_from_training_to_forecast(tmp_path, monkeypatch, cap
     config.model.backbone.units = 2 * 18
     config.model.bottleneck.capsules = 2
     config.data.limit = 12
+    config.data.test_transformations = ("rotation+hue",)
     config.train.steps = config.log_every = config.checkpoint_every = 2
     config.evaluation.evaluators = ("losses",)
     config.evaluation.final_evaluators = ()
@@ -181,6 +182,7 @@ def test_a_run_of_sequences_from_training_to_forecast(tmp_path, monkeypatch, cap
     forecast.main([])
     found = json.loads((workdir / "forecast.json").read_text())
     assert (found["seen"], found["frames"], found["sequences"]) == (12, 18, 12)
+    assert found["factors"] == ["rotation+hue"]
     assert found["mse"]["model rolled"] == found["mse"]["other rolled"]
     assert len(found["mse"]["last seen frame"]["by_frame"]) == 6
     assert "the first 12 of 18 frames seen" in capsys.readouterr().out

@@ -129,13 +129,13 @@ def test_energies_that_count_frames_are_found_out():
 
 def test_any_split_into_batches_is_the_same_and_padding_does_not_count():
     batch = rolling(10, factors=2)
-    names = ("equivariance_error", "capcorr_x", "capcorr_y", "equivariance_error_constant")
-    whole = run(model(), batch, factors=("x", "y"))
-    parts = run(model(), batch, factors=("x", "y"), size=4)
+    names = ("equivariance_error", "capcorr_x", "capcorr_y_z", "equivariance_error_constant")
+    whole = run(model(), batch, factors=("x", "y+z"))
+    parts = run(model(), batch, factors=("x", "y+z"), size=4)
     for name in names:
         assert parts[name] == pytest.approx(whole[name], rel=1e-4)
     assert set(whole) == set(parts)
-    assert "capcorr_y_prior" in whole
+    assert "capcorr_y_z_prior" in whole
     sums = jax.eval_shape(lambda b: equivariance_evaluator().sums(model(), {}, b, KEY), batch)
     assert not any(name.startswith("rolls") for name in sums)
 

@@ -209,11 +209,18 @@ class Moving:
         }
 
 
-def make_transform(data: Mapping[str, Any]) -> Moving:
-    """The config's transform of digits into sequences of `data.frames` frames.
+def movements_of(data: Mapping[str, Any], split: str) -> tuple[str, ...]:
+    """What moves in a split's sequences, each of which shows one of these, by name.
 
-    `data.transformations` names the movements, such as ("rotation", "scale", "hue"), one of which
-    each sequence shows; "rotation+hue" are two that move together.
+    They are `data.transformations`, such as ("rotation", "scale", "hue"); "rotation+hue" are two
+    that move together. In "test" they are `data.test_transformations`, if there are any.
+    """
+    other = data.get("test_transformations", ()) if split == "test" else ()
+    return tuple(other or data["transformations"])
+
+
+def make_transform(data: Mapping[str, Any], split: str) -> Moving:
+    """The config's transform of digits into sequences of `data.frames` frames.
 
     Raises:
       UserError: no transformation or one that there is not, or images that are not in colour.
@@ -224,18 +231,19 @@ def make_transform(data: Mapping[str, Any]) -> Moving:
             f"data.image_shape is {shape}; transforming digits are in colour: set it to "
             f"{(*shape[:2], 3)}"
         )
-    movements = [tuple(name.split("+")) for name in data["transformations"]]
+    names = movements_of(data, split)
+    movements = [tuple(name.split("+")) for name in names]
     unknown = {name for movement in movements for name in movement} - set(ATTRIBUTES)
     if unknown or not movements:
         raise UserError(
-            f"data.transformations is {tuple(data['transformations'])}; expected some of "
+            f"the transformations of {split} sequences are {names}; expected some of "
             f"{', '.join(ATTRIBUTES)}, or such as 'rotation+hue' for those that move together"
         )
     for movement in movements:
         if "perspective" in movement and {"rotation", "scale"} & set(movement):
             raise UserError(
-                f"data.transformations has {'+'.join(movement)!r}; perspective goes alone, or with "
-                "hue"
+                f"{'+'.join(movement)!r} is no transformation of sequences; perspective goes "
+                "alone, or with hue"
             )
     return Moving(shape, data["frames"], movements)
 

@@ -62,7 +62,7 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
         )
         source = _cut(parts, expression, data["source"])
     elif kind == "sequences" and place:
-        source = _cut(_sequences(place, data, size), expression, data["source"])
+        source = _cut(_sequences(place, data, size, split), expression, data["source"])
     elif kind in _SOURCES and bool(place) == (kind in ("folder", "array")):
         parts = _SOURCES[kind](place, size)
         if "test" not in parts:
@@ -98,7 +98,9 @@ def _hold_out(parts: dict[str, Source], holdout: float, seed: int) -> dict[str, 
     }
 
 
-def _sequences(place: str, data: Mapping[str, Any], size: ImageSize) -> dict[str, Source]:
+def _sequences(
+    place: str, data: Mapping[str, Any], size: ImageSize, split: str
+) -> dict[str, Source]:
     """The parts of transforming digits, still, or of dSprites in loops."""
     seed, holdout = data.get("split_seed", 0), data.get("holdout", 0.0)
     if place == "digits":
@@ -106,7 +108,7 @@ def _sequences(place: str, data: Mapping[str, Any], size: ImageSize) -> dict[str
     size.check((64, 64, 1), data["source"])
     return sprites.load(
         place,
-        data["transformations"],
+        sequences.movements_of(data, split),
         data["frames"],
         holdout=holdout,
         seed=seed,

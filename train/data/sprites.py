@@ -104,7 +104,7 @@ def load(
     """
     if unknown := [name for name in factors if name not in MOVING] or not factors:
         raise UserError(
-            f"data.transformations is {tuple(factors)}, with {unknown or 'nothing'} in it; "
+            f"the transformations are {tuple(factors)}, with {unknown or 'nothing'} in it; "
             f"expected some of {', '.join(MOVING)}"
         )
     if not 0 <= holdout < 1:
@@ -113,10 +113,11 @@ def load(
     parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     random = np.random.default_rng(seed)
     values = np.stack(np.meshgrid(*map(range, SIZES), indexing="ij"), axis=-1)
+    # All of them, in one order: which loops are held out does not depend on what moves.
+    orders = {name: random.permutation(values[..., 0].size // len(USED[name])) for name in MOVING}
     for number, name in enumerate(factors):
-        axis = list(FACTORS).index(name)
+        axis, order = list(FACTORS).index(name), orders[name]
         loops = np.moveaxis(values, axis, 0).reshape(SIZES[axis], -1, len(SIZES))
-        order = random.permutation(loops.shape[1])
         held = round(holdout * len(order))
         for part, chosen in (("test", order[:held]), ("train", np.sort(order[held:]))):
             starts = loops[:, chosen].reshape(-1, len(SIZES))

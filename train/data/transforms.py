@@ -45,7 +45,7 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
                 f"{noise}; nothing of this is done to sequences"
             )
         drawn = data["source"] in ("sequences:mnist", "sequences:digits")
-        return sequences.make_transform(data) if drawn else None
+        return sequences.make_transform(data, split) if drawn else None
     train = split == "train"
     flip = train and bool(data.get("flip", False))
     noise = np.float32(data.get("noise", 0.0) if train else 0.0)

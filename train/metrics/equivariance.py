@@ -40,8 +40,10 @@ def equivariance_evaluator(*, factors: tuple[str, ...] = ()) -> Evaluator:
         equivariance_error, equivariance_error_prior, ..._shuffled, ..._constant: E_eq, a sum over
             pairs of frames, capsules and places, the mean over sequences.
         capcorr_FACTOR, ..._prior, ..._shuffled, ..._constant: CapCorr over the sequences in which
-            this factor moves. Of sequences that start at position 0 the first frame is compared
-            with itself, which is right whatever the capsules hold.
+            this factor moves. Where several move together, as in rotation+hue, the position is
+            that of the first one, and capsules that follow either are right. Of sequences that
+            start at position 0 the first frame is compared with itself, which is right whatever
+            the capsules hold.
         capcorr_moved_FACTOR, ..._prior: without those sequences.
         capcorr_circular_FACTOR, ..._prior: on a circle, where rolls 0 and D - 1 are neighbours.
 
@@ -86,7 +88,7 @@ def equivariance_evaluator(*, factors: tuple[str, ...] = ()) -> Evaluator:
                 D = count.shape[0]
                 observed, true = np.indices((D, D))
                 rolls = {"observed": jnp.asarray(observed), "true": jnp.asarray(true)}
-                name = f"{factor}{control}"
+                name = f"{factor.replace('+', '_')}{control}"
                 values[f"capcorr_{name}"] = float(capsule_correlation(**rolls, mask=count))
                 if control in ("", "_prior"):
                     moved = jnp.where(rolls["true"] == 0, 0, count)
