@@ -41,7 +41,8 @@ class Measured(NamedTuple):
       seed: of the run.
       values: figure by name; NaN where a system has none.
       curve: PSNR over bits, from rounding the code; one point where the code is indices.
-      shown: reconstructions of the first test images, `[n, height, width, channels]`.
+      shown: reconstructions of the first test images, or of the first sequence's frames,
+        `[n, height, width, channels]`.
     """
 
     system: str
@@ -86,7 +87,12 @@ def measure(workdir: str, system: str) -> Measured:
         )
     chosen = rate.unseen(curve, exact)
     values |= {"bits": chosen.bits, "psnr_at_bits": chosen.psnr, "step": chosen.step}
-    return Measured(system, run.config.seed, values, curve, shown[:SHOWN])
+    return Measured(system, run.config.seed, values, curve, _first(shown))
+
+
+def _first(images: np.ndarray) -> np.ndarray:
+    """The first images, or the first sequence's frames."""
+    return images[0] if images.ndim == 5 else images[:SHOWN]
 
 
 def evaluated(workdir: str, system: str) -> Measured:
@@ -180,7 +186,7 @@ def main(arguments: list[str]) -> None:
         print(comparison_tables.markdown(measured, figures, comparison_tables.EVALUATED))
         return
     measured = [measure(folder, system) for folder, system in found]
-    originals = latents.images(runs.load(found[0][0]), limit=SHOWN)
+    originals = _first(latents.images(runs.load(found[0][0]), limit=SHOWN))
     comparison_tables.write(workdir, measured)
     drawn = [workdir / name for name in ("rate_distortion.png", "reconstructions.png")]
     comparison_tables.draw_rates(measured, drawn[0])

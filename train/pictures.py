@@ -332,7 +332,8 @@ def draw_cells(
     cells = cells.repeat(zoom, axis=2).repeat(zoom, axis=3)
     height, width = height * zoom, width * zoom
 
-    left = 96 if row_labels else MARGIN
+    longest = max((len(line) for label in row_labels for line in label.split("\n")), default=0)
+    left = 96 + 7 * max(longest - 14, 0) if row_labels else MARGIN
     top = MARGIN + (26 if title else 0) + (18 if column_labels else 0)
     # Groups of rows that belong together stand further apart.
     between = GAP if rows_together == 1 else 4 * GAP

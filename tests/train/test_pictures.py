@@ -158,6 +158,10 @@ def test_rows_by_name(tmp_path):
     picture = read(path)
     for row, column, grey in ((0, 0, 0), (0, 1, 51), (1, 0, 204), (1, 1, 255)):
         np.testing.assert_array_equal(cell(picture, row, column, left=96, top=10), grey)
+    pictures.rows({"topographic_vae_digits-2": squares([0.0])}, path)
+    picture = read(path)
+    assert (picture[:, :8] == 255).all()  # the whole name
+    np.testing.assert_array_equal(cell(picture, 0, 0, left=96 + 7 * 10, top=10), 0)
     with pytest.raises(ValueError, match="the same shape"):
         pictures.rows({"one": squares([0.0]), "two": squares([0.0, 1.0])}, path)
 
