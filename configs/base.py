@@ -139,6 +139,32 @@ def sparse_coder(*, depth: int, atoms: int, penalty: float, mode: str = "fista")
     )
 
 
+def capsules(*, primaries: int, pose: int, outputs: int, depth: int) -> ConfigDict:
+    """Capsules of each position routed by agreement, three iterations, to competing outputs."""
+    return ConfigDict(
+        {
+            "name": "capsules",
+            "mode": "agreement",
+            "primaries": primaries,
+            "pose": pose,
+            "outputs": outputs,
+            "depth": depth,
+            "iterations": 3,
+            "deviation": 1.0,
+            "leaky": False,
+            "gradient": "all",
+            "train_capsules": True,
+        }
+    )
+
+
+def released_capsules() -> ConfigDict:
+    """CVGAN's capsule layer as released, at the random start that nothing trains."""
+    released = capsules(primaries=32, pose=16, outputs=1, depth=64)
+    released.update({"mode": "published", "train_capsules": False})
+    return released
+
+
 def partition_network(*, subresolution: int, **others: object) -> ConfigDict:
     """PartitionVAE's convolutional network as released for MNIST, with a smaller decoder image."""
     return ConfigDict(

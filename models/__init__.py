@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from models.autoencoder import Autoencoder, AutoencoderOutput, BottleneckOutput
 from models.backbones import BACKBONES, build_backbone
+from models.cvvae import CapsuleRouter
 from models.gaussian_vae import GaussianBottleneck
 from models.likelihoods import LIKELIHOODS, build_likelihood
 from models.partition_vae import PartitionedGaussian
@@ -23,6 +24,7 @@ __all__ = [
     "Autoencoder",
     "AutoencoderOutput",
     "BottleneckOutput",
+    "CapsuleRouter",
     "GaussianBottleneck",
     "PartitionedGaussian",
     "SparseCoder",
@@ -33,6 +35,7 @@ __all__ = [
 
 # A new bottleneck is one line here.
 BOTTLENECKS: dict[str, Callable[..., nn.Module]] = {
+    "capsules": CapsuleRouter,
     "gaussian": GaussianBottleneck,
     "partition": PartitionedGaussian,
     "sparse": SparseCoder,

@@ -23,6 +23,8 @@ from train.evaluate import check_evaluators
 ROOT = Path(__file__).parents[2]
 SIDES = ("16", "32", "4", "1")
 VARIANTS = {
+    "cvvae_cifar10": ("agreement", "published"),
+    "cvvae_digits": ("agreement", "published"),
     "scvae_ffhq256": SIDES,
     "scvae_imagenet256": SIDES,
     "partition_vae_mnist": ("described", "legacy"),
@@ -127,10 +129,13 @@ def test_variants():
     assert (released.start, released.debias, released.revive_below) == ("uniform", True, 0)
     with pytest.raises(ValueError, match="no variant 'sgd'; known: kmeans, released"):
         build("vqvae_cifar10", "sgd")
-    for mode in VARIANTS["scvae_digits"]:
-        assert build("scvae_digits", mode).model.bottleneck.mode == mode
-    with pytest.raises(ValueError, match="no variant 'v3'; known: fista, published, paper_v2"):
-        build("scvae_digits", "v3")
+    for name in ("cvvae_cifar10", "cvvae_digits", "scvae_digits"):
+        for mode in VARIANTS[name]:
+            assert build(name, mode).model.bottleneck.mode == mode
+        with pytest.raises(
+            ValueError, match=f"{name} has no variant 'v3'; known: {VARIANTS[name][0]}"
+        ):
+            build(name, "v3")
 
 
 def test_variants_of_partition_vae():

@@ -1,0 +1,41 @@
+"""CV-VAE on the 8x8 digits of scikit-learn, with the backbone of `vqvae_digits`.
+
+python -m train --config configs/cvvae_digits.py --workdir runs/cvvae_digits
+
+8 capsules of 2 numbers at each of 4x4 positions, 256 numbers in all, routed by agreement.
+`configs/cvvae_digits.py:published` has CVGAN's capsule layer as released, at its random start; with
+`--config.model.bottleneck.train_capsules=True` it is trained. The other way round,
+`--config.model.bottleneck.train_capsules=False` leaves our capsules at theirs.
+`--config.model.bottleneck.iterations=1` routes nothing.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+MODES = ("agreement", "published")
+
+
+def get_config(mode: str = "agreement") -> ConfigDict:
+    if mode not in MODES:
+        raise ValueError(f"cvvae_digits has no variant {mode!r}; known: {', '.join(MODES)}")
+    config = base.get_config()
+    config.name = "cvvae_digits"
+    config.model.image_shape = (8, 8, 1)
+    config.model.backbone = base.convnet(widths=(32,), last_width=64)
+    config.model.bottleneck = base.capsules(primaries=8, pose=8, outputs=8, depth=2)
+    if mode == "published":
+        config.model.bottleneck = base.released_capsules()
+    # Mean squared error over the data's variance.
+    config.loss_weights = ConfigDict({"reconstruction": 2 / (8 * 8)})
+    config.data.source = "digits"
+    config.data.holdout = 0.2
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.train.steps = 3000
+    config.train.batch_size = 64
+    config.evaluation.evaluators = ("losses", "image")
+    config.evaluation.every = 1000
+    config.log_every = 50
+    config.checkpoint_every = 500
+    return config
