@@ -1,0 +1,113 @@
+"""Other networks' weights: read from files, whole and never unpickled; else one line says why."""
+
+import hashlib
+import sys
+
+import numpy as np
+import pytest
+
+from models import perceptual
+from train.errors import UserError
+from train.weights import load_lpips, read_weights
+
+ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
+
+
+@pytest.fixture
+def npz(tmp_path):
+    np.savez(tmp_path / "weights.npz", **ARRAYS)
+    return tmp_path / "weights.npz"
+
+
+def assert_arrays(found):
+    assert set(found) == set(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_npz_and_its_sha256(npz, caplog):
+    digest = hashlib.sha256(npz.read_bytes()).hexdigest()
+    with caplog.at_level("INFO", logger="train"):
+        weights = read_weights(str(npz), sha256=digest.upper())
+    assert weights.sha256 == digest
+    assert digest in caplog.text
+    assert_arrays(weights.arrays)
+    with pytest.raises(UserError, match=f"has the SHA-256 {digest}, expected 00: it is another"):
+        read_weights(str(npz), sha256="00")
+
+
+def test_safetensors(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "weights.safetensors"
+    numpy.save_file(ARRAYS, path)
+    assert_arrays(read_weights(str(path)).arrays)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"is a damaged \.safetensors file"):
+        read_weights(str(path))
+
+
+def test_safetensors_without_the_extra(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(UserError, match=r"need the extra: pip install 'bottlenecks\[weights\]'"):
+        read_weights(str(path))
+
+
+def test_files_that_are_none(tmp_path, npz):
+    with pytest.raises(UserError, match=r"absent\.npz \(No such file.*nothing is downloaded: put"):
+        read_weights(str(tmp_path / "absent.npz"))
+    with pytest.raises(UserError, match=r"\.npz or \.safetensors files; .*vgg\.pth is neither"):
+        read_weights(str(tmp_path / "vgg.pth"))
+    npz.write_bytes(npz.read_bytes()[:50])
+    with pytest.raises(UserError, match=r"weights\.npz is no \.npz of plain arrays"):
+        read_weights(str(npz))
+    for content in (b"", b"neither"):
+        npz.write_bytes(content)
+        with pytest.raises(UserError, match=r"is no \.npz of plain arrays"):
+            read_weights(str(npz))
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled",))
+
+
+def test_nothing_is_unpickled(tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, a=np.array([Bomb()], dtype=object))
+    with pytest.raises(UserError, match=r"no \.npz of plain arrays .*allow_pickle=False"):
+        read_weights(str(path))
+    # A pickle, or a single array, by the name of an archive.
+    with path.open("wb") as file:
+        np.save(file, np.array([Bomb()], dtype=object))
+    with pytest.raises(UserError, match=r"no \.npz of plain arrays"):
+        read_weights(str(path))
+    with path.open("wb") as file:
+        np.save(file, np.ones(2))
+    with pytest.raises(UserError, match=r"no \.npz of plain arrays"):
+        read_weights(str(path))
+
+
+def test_lpips_from_a_file(tmp_path, monkeypatch):
+    net = perceptual.NETS["alexnet"]._replace(widths=(2, 3, 2, 3, 2))
+    monkeypatch.setitem(perceptual.NETS, "alexnet", net)
+    rng = np.random.default_rng(0)
+    arrays, before = {}, 3
+    for k, ((conv,), width) in enumerate(zip(net.stages, net.widths, strict=True)):
+        name = f"net.slice{k + 1}.{conv.index}"
+        arrays[f"{name}.weight"] = rng.normal(size=(width, before, conv.size, conv.size))
+        arrays[f"{name}.bias"] = rng.normal(size=width)
+        arrays[f"lin{k}.model.1.weight"] = rng.uniform(size=(1, width, 1, 1))
+        before = width
+    path = tmp_path / "lpips.npz"
+    np.savez(path, **arrays)
+    distance = load_lpips(str(path), net="alexnet")
+    assert distance.name == "lpips_alexnet"
+    for (kernel, bias), conv in zip((s[0] for s in distance.convolutions), net.stages, strict=True):
+        assert kernel.shape[:2] == (conv[0].size,) * 2
+        assert bias.dtype == np.float32
+    missing = r"lpips\.npz does not hold LPIPS: weights of LPIPS with vgg16"
+    with pytest.raises(UserError, match=missing):
+        load_lpips(str(path))

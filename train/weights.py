@@ -1,0 +1,106 @@
+"""Weights of networks that others trained, from a file that the user has put somewhere.
+
+Nothing is downloaded and nothing is unpickled. A file is `.npz`, or `.safetensors` with the extra
+`weights`. LPIPS's is made where PyTorch and the package `lpips` are installed:
+
+    state = lpips.LPIPS(net="vgg").state_dict()  # or "alex"
+    numpy.savez("lpips_vgg16.npz", **{name: array.numpy() for name, array in state.items()})
+"""
+
+import hashlib
+import io
+import logging
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from models.perceptual import FeatureDistance, lpips_from_weights
+from train.errors import UserError
+
+log = logging.getLogger("train")
+
+
+class Weights(NamedTuple):
+    """A file's arrays.
+
+    Attributes:
+      arrays: name to array.
+      sha256: of the file, in hexadecimal.
+    """
+
+    arrays: dict[str, np.ndarray]
+    sha256: str
+
+
+def read_weights(path: str, *, sha256: str = "") -> Weights:
+    """Reads a `.npz` or `.safetensors` file, local or in a bucket, and logs its SHA-256.
+
+    Args:
+      path: of the file.
+      sha256: what the file must have, in hexadecimal; "": whatever it has.
+
+    Raises:
+      UserError: no such file, another format, a damaged or another file, or a missing extra.
+    """
+    file = epath.Path(path).expanduser()
+    if file.suffix not in (".npz", ".safetensors"):
+        raise UserError(f"weights are read from .npz or .safetensors files; {path} is neither")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"no weights can be read from {path} ({error.strerror or error}); nothing is "
+            "downloaded: put the file there, made as train/weights.py says"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 and found != sha256.lower():
+        raise UserError(f"{path} has the SHA-256 {found}, expected {sha256}: it is another file")
+    read = _npz if file.suffix == ".npz" else _safetensors
+    arrays = read(content, path)
+    log.info("weights: %s, SHA-256 %s", path, found)
+    return Weights(arrays, found)
+
+
+def load_lpips(path: str, *, net: str = "vgg16", sha256: str = "") -> FeatureDistance:
+    """LPIPS's weights from a file with the arrays that `lpips_from_weights` names.
+
+    Args:
+      path: of the file; see the module.
+      net: "vgg16", which VQGAN is trained with, or "alexnet", the usual one to evaluate with.
+      sha256: as in `read_weights`.
+
+    Raises:
+      UserError: as `read_weights`; or an array is absent or of another shape.
+    """
+    arrays = read_weights(path, sha256=sha256).arrays
+    try:
+        return lpips_from_weights(arrays, net=net)
+    except ValueError as error:
+        raise UserError(f"{path} does not hold LPIPS: {error}") from error
+
+
+def _npz(content: bytes, path: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is no .npz of plain arrays ({error}); save it with numpy.savez"
+        ) from error
+
+
+def _safetensors(content: bytes, path: str) -> dict[str, np.ndarray]:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "weights in .safetensors need the extra: pip install 'bottlenecks[weights]', or save "
+            f"{path} as .npz"
+        ) from error
+    try:
+        return safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is a damaged .safetensors file ({error})") from error
