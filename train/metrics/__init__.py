@@ -9,6 +9,7 @@ from train.metrics.atoms import atoms_evaluator
 from train.metrics.codes import codes_evaluator
 from train.metrics.equivariance import equivariance_evaluator
 from train.metrics.evaluator import Evaluator
+from train.metrics.frechet import frechet_evaluator
 from train.metrics.image import image_evaluator
 from train.metrics.likelihood import importance_evaluator, losses_evaluator, units_evaluator
 from train.metrics.sequence_likelihood import sequence_likelihood_evaluator
@@ -20,6 +21,7 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "image": image_evaluator,
     "codes": codes_evaluator,
     "atoms": atoms_evaluator,
+    "frechet": frechet_evaluator,
     "units": units_evaluator,
     "importance": importance_evaluator,
     "subresolution": subresolution_evaluator,
