@@ -2,11 +2,23 @@
 
 python -m train --config configs/cvvae_digits.py --workdir runs/cvvae_digits
 
-8 capsules of 2 numbers at each of 4x4 positions, 256 numbers in all, routed by agreement.
-`configs/cvvae_digits.py:published` has CVGAN's capsule layer as released, at its random start; with
-`--config.model.bottleneck.train_capsules=True` it is trained. The other way round,
-`--config.model.bottleneck.train_capsules=False` leaves our capsules at theirs.
-`--config.model.bottleneck.iterations=1` routes nothing.
+8 capsules of 2 numbers at each of 4x4 positions, 256 numbers in all, routed by agreement. 2 CPU
+cores shared with other work: 4 minutes. Test split: normalised error 0.0026 (the mean image: 0.514;
+`vqvae_digits`, with 96 bits: 0.0295). One seed each:
+
+| | normalised error | entropy of the couplings over that of uniform ones |
+| --- | --- | --- |
+| three iterations, the default | 0.0026 | 0.921 (at the start 0.99998) |
+| `--config.model.bottleneck.iterations=2` | 0.0024 | 0.980 |
+| `--config.model.bottleneck.iterations=1`, nothing is routed | 0.0023 | 1 |
+| `--config.model.bottleneck.train_capsules=False`, at their random start | 0.0027 | 0.928 |
+| `--config.model.bottleneck.deviation=0.01` | 0.0116 | 0.9999 |
+| `configs/cvvae_digits.py:published`, as released, at its random start | 0.0570 | 0.99998 |
+| the same with `--config.model.bottleneck.train_capsules=True` | 0.285 | 0.00003 |
+
+So the capsules reconstruct, and routing them is not why: one iteration is no worse than three, and
+random capsules are no worse than trained ones. The released layer, trained, learns to look at one
+input capsule alone.
 """
 
 from ml_collections import ConfigDict
