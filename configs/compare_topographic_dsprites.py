@@ -5,7 +5,8 @@ r"""The rows of the Topographic VAE's table on dSprites, each beside its prior.
 
 The runs are those of `topographic_vae_dsprites` with three seeds each, for 300 steps, a
 twentieth of one of the paper's 100 epochs. Those are work for a GPU:
-`--config configs/compare_topographic_dsprites.py:632800`. Measured on 500 held-out sequences.
+`--config configs/compare_topographic_dsprites.py:632800`. Measured on 500 held-out sequences of the
+images of TFDS; `--config configs/compare_topographic_dsprites.py:300,sequences:PATH` reads a file.
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +21,9 @@ CAPCORR = tuple(
 )
 
 
-def get_config(steps: str = "300") -> ConfigDict:
+def get_config(steps_and_source: str = "300") -> ConfigDict:
+    steps, _, source = steps_and_source.partition(",")
     rows = {row: topographic_vae_dsprites.get_config(row) for row in topographic_vae_dsprites.ROWS}
+    for row in rows.values():
+        row.data.source = source or row.data.source
     return comparison("compare_topographic_dsprites", rows, FIGURES + CAPCORR, int(steps))
