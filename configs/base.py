@@ -34,6 +34,15 @@ def get_config() -> ConfigDict:
     # One weight for each loss term of the model. A reconstruction is in nats per example.
     config.loss_weights = ConfigDict()
 
+    # A discriminator of patches that the decoder is trained to deceive, by the same optimiser.
+    config.adversary = ConfigDict()
+    config.adversary.loss = ""  # "": none; hinge, non_saturating
+    config.adversary.layers = 3  # of stride 2; the fewer, the smaller the patches
+    config.adversary.width = 64
+    config.adversary.weight = 0.8  # of the adversary's pull, 1 being as hard as the rest of it
+    config.adversary.start = 0  # steps done before there is an adversary
+    config.adversary.gradient_penalty = 0.0  # weight of 1/2 |dD(x)/dx|^2 at real images; 0: none
+
     config.data = ConfigDict()
     # digits, photos, tfds:NAME, folder:PATH, array:PATH, game:NAME, synthetic;
     # sequences:mnist, sequences:digits, sequences:dsprites, sequences:PATH (of dSprites in a file)

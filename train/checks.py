@@ -84,6 +84,12 @@ FIELDS: dict[str, Rule] = {
     "model.bottleneck": _named,
     "model.likelihood": _named,
     "loss_weights": _weights,
+    "adversary.loss": _text,
+    "adversary.layers": _whole(1),
+    "adversary.width": _whole(1),
+    "adversary.weight": _number(0),
+    "adversary.start": _whole(0),
+    "adversary.gradient_penalty": _number(0),
     "data.source": _text,
     "data.data_dir": _text,
     "data.train": _text,
@@ -164,6 +170,11 @@ def check(config: ConfigDict) -> None:
                 f"{name} is {value}, which is not a multiple of train.steps_per_call ({unit}); "
                 f"take {-(-value // unit) * unit}, or set train.steps_per_call=1"
             )
+    if config.adversary.loss and config.train.accumulate > 1:
+        raise UserError(
+            f"train.accumulate is {config.train.accumulate}, but an adversary sees whole batches; "
+            "set train.accumulate=1, or use more devices"
+        )
     if tuple(config.data.image_shape) != tuple(config.model.image_shape):
         raise UserError(
             f"data.image_shape is {tuple(config.data.image_shape)} and model.image_shape is "

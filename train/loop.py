@@ -67,19 +67,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
     # ------------------------------------------------------------ model, steps, evaluation
     model = runs.build_model(config, axis_name=parallel.AXIS)
     optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
-    train_step = parallel.mapped(
-        steps.make_train_step(
-            model,
-            optimizer,
-            key=jax.random.fold_in(jax.random.key(config.seed), 1),
-            weights=config.loss_weights.to_dict(),
-            schedule=steps.learning_rate(config.optimizer, config.train.steps),
-            accumulate=config.train.accumulate,
-            average_decay=config.train.average_decay,
-            log_every=config.log_every,
-        ),
-        donate=True,
-    )
+    train_step = parallel.mapped(runs.make_train_step(config, model, optimizer), donate=True)
     evaluate = make_evaluation(config, model, names=tuple(config.evaluation.evaluators))
     evaluate_finally = make_evaluation(
         config, model, names=runs.final_evaluators(config), mean_image=statistics.mean_image

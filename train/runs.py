@@ -10,7 +10,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import models
-from train import parallel, steps
+from train import adversarial_steps, parallel, steps
 from train.checkpoints import Checkpoints
 from train.checks import check_fields
 from train.errors import UserError
@@ -19,8 +19,18 @@ from train.writers import write_whole
 
 # Fields that may change from one start of a run to the next: they move no number of the training.
 FREE = ("checkpoint_every", "keep_checkpoints", "data.data_dir")
-# Fields of the section `data` that runs of earlier versions lack, with what those runs did.
-LATER = {"noise": 0.0, "frames": 0, "transformations": (), "test_transformations": ()}
+# Fields that runs of earlier versions lack, by section, with what those runs did.
+LATER = {
+    "data": {"noise": 0.0, "frames": 0, "transformations": (), "test_transformations": ()},
+    "adversary": {
+        "loss": "",
+        "layers": 3,
+        "width": 64,
+        "weight": 0.8,
+        "start": 0,
+        "gradient_penalty": 0.0,
+    },
+}
 
 
 class Run(NamedTuple):
@@ -64,13 +74,36 @@ def example_batch(config: ConfigDict, *, rows: int = 2) -> dict[str, jax.ShapeDt
     }
 
 
+def make_train_step(config: ConfigDict, model: nn.Module, optimizer: Any) -> Any:
+    """One device's part of some training steps: `(state, batch [steps, rows, ...])`.
+
+    Raises:
+      UserError: the config's loss, schedule or adversary cannot be.
+    """
+    options = {
+        "key": jax.random.fold_in(jax.random.key(config.seed), 1),
+        "weights": config.loss_weights.to_dict(),
+        "schedule": steps.learning_rate(config.optimizer, config.train.steps),
+        "average_decay": config.train.average_decay,
+        "log_every": config.log_every,
+    }
+    adversary = adversarial_steps.build_adversary(config.adversary, axis_name=parallel.AXIS)
+    if adversary is not None:
+        return adversarial_steps.make_train_step(adversary, model, optimizer, **options)
+    return steps.make_train_step(model, optimizer, accumulate=config.train.accumulate, **options)
+
+
 def make_state(config: ConfigDict, model: nn.Module, optimizer: Any, names: list[str]) -> Any:
     """`(key, batch) -> TrainState` for the config; use with `jit` or `eval_shape`."""
+    adversary = adversarial_steps.build_adversary(config.adversary)
 
     def create(key: jax.Array, batch: dict[str, jax.Array]) -> TrainState:
-        return steps.create_state(
+        state = steps.create_state(
             model, optimizer, key, batch, average=config.train.average_decay > 0, names=names
         )
+        if adversary is None:
+            return state
+        return adversarial_steps.add_adversary(state, adversary, optimizer, key, batch)
 
     return create
 
@@ -86,6 +119,8 @@ def abstract_state(config: ConfigDict) -> TrainState:
     batch = example_batch(config)
     try:
         names = steps.measured_names(model, batch, config.loss_weights)
+        if config.adversary.loss:
+            names = sorted({*names, *adversarial_steps.FIGURES})
         return jax.eval_shape(make_state(config, model, optimizer, names), jax.random.key(0), batch)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(f"the config describes no model: {error}") from error
@@ -141,7 +176,8 @@ def read_config(workdir: str) -> ConfigDict:
         raise UserError(f"{workdir} is not the folder of a run: it has no config.json")
     try:
         fields = dict(json.loads(path.read_text()))
-        config = ConfigDict({**fields, "data": {**LATER, **dict(fields.get("data", {}))}})
+        later = {name: {**old, **dict(fields.get(name, {}))} for name, old in LATER.items()}
+        config = ConfigDict({**fields, **later})
         check_fields(config)
     except (OSError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or use a new folder") from error

@@ -186,21 +186,57 @@ def make_train_step(
             gradients, means = jax.tree.map(lambda x: x / accumulate, sums)
         # The local loss is differentiated, and then averaged: not the other way round.
         gradients, means = jax.lax.pmean((gradients, means), parallel.AXIS)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        step = state.step + 1
-        average = state.average
-        if average is not None:
-            # Early on the average follows quickly, so that it forgets the random start.
-            decay = jnp.minimum(average_decay, step / (step + 10.0))
-            average = optax.incremental_update(params, average, 1 - decay)
-        values = {
-            **means,
-            "gradient_norm": optax.tree.norm(gradients),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-        }
-        window = add_to_window(state.window, values, step=step, fresh=state.step % log_every == 0)
-        return TrainState(step, params, collections, opt_state, average, window), None
+        state = updated(
+            state,
+            optimizer,
+            gradients,
+            means,
+            schedule=schedule,
+            average_decay=average_decay,
+            log_every=log_every,
+        )
+        return state._replace(collections=collections), None
+
+    return several(one_step)
+
+
+def updated(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    gradients: Any,
+    means: dict[str, jax.Array],
+    *,
+    schedule: optax.Schedule,
+    average_decay: float,
+    log_every: int,
+) -> TrainState:
+    """The state one step on, its parameters moved, and what was measured added to the window.
+
+    `gradients` and `means`, scalars, are those of all devices. Other collections are left alone.
+    """
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    average = state.average
+    if average is not None:
+        # Early on the average follows quickly, so that it forgets the random start.
+        decay = jnp.minimum(average_decay, step / (step + 10.0))
+        average = optax.incremental_update(params, average, 1 - decay)
+    values = {
+        **means,
+        "gradient_norm": optax.tree.norm(gradients),
+        "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+    }
+    window = add_to_window(state.window, values, step=step, fresh=state.step % log_every == 0)
+    return state._replace(
+        step=step, params=params, opt_state=opt_state, average=average, window=window
+    )
+
+
+def several(
+    one_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, None]],
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Window]]:
+    """`(state, batch [steps, rows, ...])` from a step `(state, batch [rows, ...])`."""
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Window]:
         if jax.tree.leaves(batch)[0].shape[0] == 1:

@@ -8,7 +8,7 @@ Two settings of the same layers matter:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn
@@ -100,6 +100,8 @@ class ConvDecoder(nn.Module):
     Raises:
       ValueError: the latent's grid, doubled n times, is not the output's.
     """
+
+    last_kernel: ClassVar[tuple[str, ...]] = ("output", "kernel")
 
     output_shape: tuple[int, int, int]
     widths: tuple[int, ...] = (64,)

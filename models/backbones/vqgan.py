@@ -9,7 +9,7 @@ come here in [-0.5, 0.5] and there in [-1, 1]: released weights fit once the ker
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn
@@ -167,6 +167,8 @@ class VQGANDecoder(nn.Module):
     Raises:
       ValueError: the latent's grid, doubled n times, is not the output's.
     """
+
+    last_kernel: ClassVar[tuple[str, ...]] = ("conv_out", "kernel")
 
     output_shape: tuple[int, int, int]
     ch: int = 128

@@ -71,16 +71,8 @@ def build(name, *variant):
 def training_step(config):
     """The step of a run with this config, on one device."""
     model = runs.build_model(config, axis_name=parallel.AXIS)
-    step = steps.make_train_step(
-        model,
-        steps.make_optimizer(config.optimizer, config.train.steps),
-        key=jax.random.key(config.seed),
-        weights=config.loss_weights.to_dict(),
-        schedule=steps.learning_rate(config.optimizer, config.train.steps),
-        accumulate=config.train.accumulate,
-        average_decay=config.train.average_decay,
-        log_every=config.log_every,
-    )
+    optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
+    step = runs.make_train_step(config, model, optimizer)
     return jax.pmap(
         step,
         axis_name=parallel.AXIS,

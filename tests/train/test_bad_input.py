@@ -213,7 +213,7 @@ def test_variants(fails):
         ("model.image_shape", (0, 8, 1), "height, width, channels"),
         ("model.image_shape", (8.0, 8.0, 1.0), "height, width, channels"),
         ("model.image_shape", (7, 7, 1), "height and width must be multiples of 2"),
-        ("model.bottleneck.name", "fq", "'fq'; known: gaussian, .*vq"),
+        ("model.bottleneck.name", "fq", "'fq'; known: capsules, .*vq"),
         ("model.bottleneck.name", "gaussian", "'gaussian' knows: depth$"),
         ("model.bottleneck", {"name": "vq", "kodes": 3}, "'kodes'; did you mean 'codes'?"),
         ("model.bottleneck", {"name": "vq", "codes": 3}, "needs the option 'depth', a whole"),

@@ -280,12 +280,17 @@ def test_metrics_on_a_full_disk(small_disk):
 def test_a_run_from_before_a_field_existed_is_read(tiny, tmp_path):
     runs.save_config(epath.Path(tmp_path), tiny)
     written = json.loads((tmp_path / "config.json").read_text())
-    for field in runs.LATER:
-        del written["data"][field]
+    for section, fields in runs.LATER.items():
+        for field in fields:
+            del written[section][field]
+    del written["adversary"]
     (tmp_path / "config.json").write_text(json.dumps(written))
-    found = runs.read_config(str(tmp_path)).data
-    assert (found.noise, found.frames, tuple(found.transformations)) == (0.0, 0, ())
-    assert tuple(found.test_transformations) == ()
+    found = runs.read_config(str(tmp_path))
+    old = found.data
+    assert (old.noise, old.frames, tuple(old.transformations)) == (0.0, 0, ())
+    assert tuple(old.test_transformations) == ()
+    assert found.adversary.to_dict() == tiny.adversary.to_dict()
+    assert not found.adversary.loss
     del written["data"]["source"]
     (tmp_path / "config.json").write_text(json.dumps(written))
     with pytest.raises(UserError, match=r"no field data\.source"):
