@@ -30,6 +30,10 @@ def get_config() -> ConfigDict:
     config.model.backbone = ConfigDict()
     config.model.bottleneck = ConfigDict()
     config.model.likelihood = ConfigDict({"name": "gaussian"})
+    # A loss term of how images look: "vgg16", "alexnet", or "" for none. It is LPIPS, lpips_vgg16
+    # say, with a file of its weights (train/weights.py tells how to make one), and without one a
+    # random_features_distance. Its weight is given in loss_weights by that name.
+    config.model.perceptual = ConfigDict({"net": "", "file": ""})
 
     # One weight for each loss term of the model. A reconstruction is in nats per example.
     config.loss_weights = ConfigDict()

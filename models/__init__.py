@@ -15,6 +15,7 @@ from models.cvvae import CapsuleRouter
 from models.gaussian_vae import GaussianBottleneck
 from models.likelihoods import LIKELIHOODS, build_likelihood
 from models.partition_vae import PartitionedGaussian
+from models.perceptual import PerceptualTerm
 from models.scvae import SparseCoder
 from models.topographic_vae import TopographicCapsules
 from models.vqvae import VectorQuantizer
@@ -47,13 +48,19 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _OURS = ("parent", "name", "axis_name", "dtype")
 
 
-def build(settings: Mapping[str, Any], *, axis_name: str | None = None) -> nn.Module:
+def build(
+    settings: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+    perceptual: PerceptualTerm | None = None,
+) -> nn.Module:
     """The model that the `model` section of a config describes.
 
     Args:
       settings: `image_shape`, `backbone`, `bottleneck`, `likelihood` (each with a `name` and the
         options of the thing named), `data_variance`, `dtype` and `remat`.
       axis_name: mapped axis of the training step, for statistics over all devices; None outside.
+      perceptual: a loss term of the images' looks, whose weights are read elsewhere.
 
     Raises:
       ValueError: unknown name or option, or a value that cannot be; the message says which.
@@ -91,7 +98,9 @@ def build(settings: Mapping[str, Any], *, axis_name: str | None = None) -> nn.Mo
         raise ValueError(f"model.bottleneck.name is {name!r}; known: {known}")
     _check_options("model.bottleneck", name, options, BOTTLENECKS[name])
     bottleneck = BOTTLENECKS[name](axis_name=axis_name, dtype=dtype, **options)
-    return Autoencoder(encoder, bottleneck, decoder, likelihood, data_variance=variance)
+    return Autoencoder(
+        encoder, bottleneck, decoder, likelihood, data_variance=variance, perceptual=perceptual
+    )
 
 
 def _named(section: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:

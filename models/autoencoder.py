@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from models.likelihoods import Likelihood, to_unit
+from models.perceptual import PerceptualTerm
 
 
 class BottleneckOutput(NamedTuple):
@@ -63,6 +64,8 @@ class Autoencoder(nn.Module):
         reconstruction error `nmse`.
       frame_rank: number of axes of one frame: 3 for an image, 2 for sound.
       key: the entry of the batch that is modelled.
+      perceptual: a loss term beside the reconstruction's: how different the two images look, each
+        frame's, averaged over the frames of an example.
     """
 
     encoder: nn.Module
@@ -72,6 +75,7 @@ class Autoencoder(nn.Module):
     data_variance: float = 1.0
     frame_rank: int = 3
     key: str = "image"
+    perceptual: PerceptualTerm | None = None
 
     def _over_frames(self, function: nn.Module, x: jax.Array, rank: int, train: bool) -> jax.Array:
         """Applies `function` to frames of `rank` axes, whatever axes lead them."""
@@ -103,12 +107,17 @@ class Autoencoder(nn.Module):
         mean = self.likelihood.mean(output)
         nats = _per_example(self.likelihood.nats(output, image), jnp.sum)
         mse = _per_example(jnp.square(mean - to_unit(image)), jnp.mean)
+        losses = {"reconstruction": nats, **squeezed.losses}
+        if self.perceptual is not None:
+            frames = (2 * x.reshape(-1, *x.shape[lead:]) - 1 for x in (to_unit(image), mean))
+            looks = self.perceptual.distance(*frames).reshape(image.shape[:lead])
+            losses[self.perceptual.name] = _per_example(looks, jnp.mean)
         return AutoencoderOutput(
             output=output,
             reconstruction=mean,
             latent=squeezed.latent,
             code=squeezed.code,
-            losses={"reconstruction": nats, **squeezed.losses},
+            losses=losses,
             metrics={"mse": mse, "nmse": mse / self.data_variance, **squeezed.metrics},
         )
 
@@ -117,7 +126,8 @@ class Autoencoder(nn.Module):
     ) -> tuple[dict[str, jax.Array], AutoencoderOutput]:
         """Unweighted loss terms, each `[batch]`, and the output they came from.
 
-        "reconstruction" is -log p(x | latent) in nats per example; the others are the bottleneck's.
+        "reconstruction" is -log p(x | latent) in nats per example; the others are the bottleneck's,
+        and the perceptual one if there is any.
         """
         output = self(batch, train=train)
         return output.losses, output

@@ -8,8 +8,9 @@ The weights are the user's: nothing is downloaded, `train.weights.load_lpips` re
 file. What random weights measure is no LPIPS, and is not called so.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import chex
@@ -23,6 +24,8 @@ from bottlenecks.votes import safe_root
 # ImageNet's mean and standard deviation, for images in [-1, 1].
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
+# What the numbers may be called: LPIPS with trained weights alone.
+NAMES = ("lpips_vgg16", "lpips_alexnet", "random_features_distance")
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -90,7 +93,7 @@ class FeatureDistance:
 
     Attributes:
       net: key of `NETS`.
-      name: of the number: "lpips_vgg16", "lpips_alexnet"; "random_features_distance".
+      name: of the number, one of `NAMES`.
       convolutions: for each stage, for each convolution, (kernel `[size, size, in, out]`, bias).
       linear: for each stage the weight of every channel, `[width]`, 0 or more.
     """
@@ -125,6 +128,26 @@ def lpips(distance: FeatureDistance, x: chex.Array, y: chex.Array) -> jax.Array:
         per_position = jnp.einsum("bhwc,c->bhw", squares, w, precision=_HIGHEST)
         total = total + jnp.mean(per_position, axis=(1, 2))
     return total
+
+
+class PerceptualTerm(NamedTuple):
+    """A loss term of an autoencoder.
+
+    Attributes:
+      name: of the term, the distance's own.
+      distance: `(x, y) -> [batch]` of images in [-1, 1].
+    """
+
+    name: str
+    distance: Callable[[chex.Array, chex.Array], jax.Array]
+
+
+def perceptual_term(distance: FeatureDistance) -> PerceptualTerm:
+    """The loss term that measures this distance.
+
+    A Flax module has it as an attribute: weights are constants of what is compiled, no parameters.
+    """
+    return PerceptualTerm(distance.name, functools.partial(lpips, distance))
 
 
 def features(distance: FeatureDistance, images: chex.Array) -> list[jax.Array]:

@@ -23,6 +23,7 @@ from models.adversarial import (
     r1_penalty,
 )
 from models.likelihoods import to_unit
+from models.perceptual import NAMES
 from train import parallel
 from train.errors import UserError
 from train.state import TrainState, Window
@@ -140,11 +141,11 @@ def make_train_step(
 ) -> Callable[[AdversarialState, dict[str, jax.Array]], tuple[AdversarialState, Window]]:
     """One device's part of some training steps: `(state, batch [steps, rows, ...])`.
 
-    The autoencoder minimises its weighted losses + weight * lambda * g, g the generator's loss and
-    lambda from the gradients of all devices. Both players use `optimizer`, each with its own state.
-    Before `adversary.start` lambda counts as 0, and nothing of the discriminator moves: neither
-    parameters nor statistics, nor its optimiser's count. Adam would go on from it without the
-    correction of its first steps.
+    The autoencoder minimises its weighted losses + weight * lambda * g, g the generator's loss, and
+    lambda from g's gradient and that of reconstruction and perceptual loss, over all devices. Both
+    players use `optimizer`, each with its own state. Before `adversary.start` lambda counts as 0,
+    and nothing of the discriminator moves: neither parameters nor statistics, nor its optimiser's
+    count, without which Adam would not correct its first steps.
 
     Raises:
       UserError: the decoder does not say which its last kernel is.
@@ -206,7 +207,7 @@ def make_train_step(
             return {n: jnp.full_like(x, weights.get(n, 0.0)) for n, x in losses.items()}, slope
 
         g, slope = jax.value_and_grad(generator_loss)(fake)
-        nll = {"reconstruction": weights["reconstruction"]}
+        nll = {name: weights[name] for name in weights if name in ("reconstruction", *NAMES)}
         kernels = [
             kernel_gradient(pullback, c, last_kernel)
             for c in (cotangent(nll, jnp.zeros_like(slope)), cotangent({}, slope))

@@ -83,6 +83,8 @@ FIELDS: dict[str, Rule] = {
     "model.backbone": _named,
     "model.bottleneck": _named,
     "model.likelihood": _named,
+    "model.perceptual.net": _text,
+    "model.perceptual.file": _text,
     "loss_weights": _weights,
     "adversary.loss": _text,
     "adversary.layers": _whole(1),

@@ -10,7 +10,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import models
-from train import adversarial_steps, parallel, steps
+from train import adversarial_steps, parallel, steps, weights
 from train.checkpoints import Checkpoints
 from train.checks import check_fields
 from train.errors import UserError
@@ -21,6 +21,7 @@ from train.writers import write_whole
 FREE = ("checkpoint_every", "keep_checkpoints", "data.data_dir")
 # Fields that runs of earlier versions lack, by section, with what those runs did.
 LATER = {
+    "model": {"perceptual": {"net": "", "file": ""}},
     "data": {"noise": 0.0, "frames": 0, "transformations": (), "test_transformations": ()},
     "adversary": {
         "loss": "",
@@ -53,10 +54,11 @@ def build_model(config: ConfigDict, *, axis_name: str | None = None) -> nn.Modul
     """The config's model.
 
     Raises:
-      UserError: the config's `model` section describes none.
+      UserError: the config's `model` section describes none, or weights it names are not there.
     """
+    term = weights.perceptual_term(**config.model.perceptual)
     try:
-        return models.build(config.model.to_dict(), axis_name=axis_name)
+        return models.build(config.model.to_dict(), axis_name=axis_name, perceptual=term)
     except (ValueError, TypeError) as error:
         raise UserError(f"the config describes no model: {error}") from error
 

@@ -7,16 +7,25 @@ Nothing is downloaded and nothing is unpickled. A file is `.npz`, or `.safetenso
     numpy.savez("lpips_vgg16.npz", **{name: array.numpy() for name, array in state.items()})
 """
 
+import functools
 import hashlib
 import io
 import logging
 import zipfile
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 
-from models.perceptual import FeatureDistance, lpips_from_weights
+import models.perceptual
+from models.perceptual import (
+    NETS,
+    FeatureDistance,
+    PerceptualTerm,
+    lpips_from_weights,
+    random_lpips,
+)
 from train.errors import UserError
 
 log = logging.getLogger("train")
@@ -79,6 +88,26 @@ def load_lpips(path: str, *, net: str = "vgg16", sha256: str = "") -> FeatureDis
         return lpips_from_weights(arrays, net=net)
     except ValueError as error:
         raise UserError(f"{path} does not hold LPIPS: {error}") from error
+
+
+@functools.cache
+def perceptual_term(*, net: str, file: str) -> PerceptualTerm | None:
+    """The loss term that the section `model.perceptual` of a config describes; None without a net.
+
+    With a file it is LPIPS; without one a distance of random features, and so named.
+
+    Raises:
+      UserError: no such network, or as `load_lpips`.
+    """
+    if not net:
+        return None
+    if net not in NETS:
+        raise UserError(
+            f"model.perceptual.net is {net!r}; known: {', '.join(NETS)}, or '' for none"
+        )
+    if file:
+        return models.perceptual.perceptual_term(load_lpips(file, net=net))
+    return models.perceptual.perceptual_term(random_lpips(jax.random.key(0), net=net))
 
 
 def _npz(content: bytes, path: str) -> dict[str, np.ndarray]:

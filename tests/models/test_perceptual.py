@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import models
 from models import perceptual
 from models.perceptual import FeatureDistance, features, lpips, lpips_from_weights, random_lpips
 
@@ -210,3 +211,36 @@ def test_images_that_do_not_fit(net, x, y, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lpips, distance, jnp.zeros(x), jnp.zeros(y or x))
     assert isinstance(distance, FeatureDistance)
+
+
+def test_a_term_of_an_autoencoder(monkeypatch):
+    tiny = perceptual.Net(((perceptual.Conv(0),),), widths=(4,), pool=2, pooled=())
+    monkeypatch.setitem(perceptual.NETS, "tiny", tiny)
+    distance = random_lpips(jax.random.key(0), net="tiny", widths=(4,))
+    settings = {
+        "image_shape": (8, 8, 1),
+        "backbone": {"name": "mlp", "widths": (4,)},
+        "bottleneck": {"name": "sparse", "depth": 4, "atoms": 8, "penalty": 0.1},
+        "likelihood": {"name": "gaussian"},
+        "data_variance": 0.1,
+        "dtype": "float32",
+        "remat": False,
+    }
+    term = perceptual.perceptual_term(distance)
+    model = models.build(settings, perceptual=term)
+    assert hash(model) == hash(models.build(settings, perceptual=term))
+    image = (images(8, channels=1, batch=4) + 1) / 2
+    output, variables = jax.jit(
+        lambda x: model.init_with_output(jax.random.key(0), {"image": x}, train=True)
+    )(image)
+    assert set(variables) == {"params"}  # and no weight of the distance
+    found = output.losses["random_features_distance"]
+    expected = lpips(distance, 2 * image - 1, 2 * output.reconstruction - 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    # Of sequences, the mean of the frames.
+    frames = model.apply(variables, {"image": image.reshape(2, 2, 8, 8, 1)}, train=True)
+    again = 2 * frames.reconstruction.reshape(image.shape) - 1
+    expected = lpips(distance, 2 * image - 1, again).reshape(2, 2).mean(1)
+    np.testing.assert_allclose(frames.losses["random_features_distance"], expected, rtol=1e-4)
+    plain = models.build(settings).apply(variables, {"image": image}, train=True)
+    assert "random_features_distance" not in plain.losses

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from models import perceptual
 from models.adversarial import PatchDiscriminator, hinge_discriminator_loss
 from train import parallel, runs, steps
 from train.checks import check
@@ -103,8 +104,12 @@ def test_before_its_start_there_is_no_adversary(config):
     assert float(window.last["adaptive_weight"]) > 0
 
 
-def test_both_gradients_are_those_of_two_separate_losses(config):
+def test_both_gradients_are_those_of_two_separate_losses(config, monkeypatch):
     plain_sgd(config)
+    net = perceptual.Net(tuple((perceptual.Conv(i),) for i in range(5)), (4, 8, 8, 8, 8), 2, ())
+    monkeypatch.setitem(perceptual.NETS, "tiny", net)
+    config.model.perceptual.net = "tiny"
+    config.loss_weights.random_features_distance = 0.5
     config.adversary.weight = 0.5
     config.adversary.gradient_penalty = 0.1
     state, batch = start(config), digits(seed=1)
@@ -133,7 +138,9 @@ def test_both_gradients_are_those_of_two_separate_losses(config):
         return terms, 2 * output.reconstruction - 1
 
     def nll(params):
-        return config.loss_weights.reconstruction * losses(params)[0]["reconstruction"]
+        terms, _ = losses(params)
+        names = ("reconstruction", "random_features_distance")
+        return sum(config.loss_weights[name] * terms[name] for name in names)
 
     def commitment(params):
         return config.loss_weights.commitment * losses(params)[0]["commitment"]

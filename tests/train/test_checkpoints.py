@@ -291,6 +291,7 @@ def test_a_run_from_before_a_field_existed_is_read(tiny, tmp_path):
     assert tuple(old.test_transformations) == ()
     assert found.adversary.to_dict() == tiny.adversary.to_dict()
     assert not found.adversary.loss
+    assert found.model.perceptual.to_dict() == tiny.model.perceptual.to_dict()
     del written["data"]["source"]
     (tmp_path / "config.json").write_text(json.dumps(written))
     with pytest.raises(UserError, match=r"no field data\.source"):

@@ -8,7 +8,7 @@ import pytest
 
 from models import perceptual
 from train.errors import UserError
-from train.weights import load_lpips, read_weights
+from train.weights import load_lpips, perceptual_term, read_weights
 
 ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
 
@@ -111,3 +111,16 @@ def test_lpips_from_a_file(tmp_path, monkeypatch):
     missing = r"lpips\.npz does not hold LPIPS: weights of LPIPS with vgg16"
     with pytest.raises(UserError, match=missing):
         load_lpips(str(path))
+
+
+def test_a_loss_term_is_named_for_what_it_is(monkeypatch):
+    assert perceptual_term(net="", file="") is None
+    tiny = perceptual.Net(tuple(((perceptual.Conv(0),),) * 5), (4, 8, 8, 8, 8), 2, ())
+    monkeypatch.setitem(perceptual.NETS, "tiny", tiny)
+    term = perceptual_term(net="tiny", file="")
+    assert term.name == "random_features_distance"
+    assert term is perceptual_term(net="tiny", file="")  # so that models with it are equal
+    with pytest.raises(UserError, match="net is 'vgg'; known: vgg16, alexnet, tiny, or '' for"):
+        perceptual_term(net="vgg", file="")
+    with pytest.raises(UserError, match=r"no weights can be read from nowhere\.npz"):
+        perceptual_term(net="vgg16", file="nowhere.npz")
