@@ -1,5 +1,7 @@
 """A training step: the same on any number of devices, each option doing what it says."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from configs import vae_digits, vqvae_digits
+from configs import base, vae_digits, vqvae_digits
 from train import parallel, runs, steps
+from train.data import Batches, load_source, make_transform
 from train.errors import UserError
 from train.state import empty_window, evaluation_variables
 
@@ -40,12 +43,12 @@ def start(config, rows=32):
     return create(jax.random.key(0), digits(rows))
 
 
-def step_function(config, **options):
+def step_function(config, *, key=None, **options):
     model = runs.build_model(config, axis_name=parallel.AXIS)
     return steps.make_train_step(
         model,
         steps.make_optimizer(config.optimizer, config.train.steps),
-        key=jax.random.key(1),
+        key=jax.random.key(1) if key is None else key,
         weights=config.loss_weights.to_dict(),
         schedule=steps.learning_rate(config.optimizer, config.train.steps),
         **options,
@@ -111,6 +114,40 @@ def test_four_devices_train_as_one(config, name):
     assert float(optax.tree.norm(one[0])) > 1e-3
     if name == "vq":
         assert float(four[2].last["revived"]) > 0
+
+
+def test_a_run_of_sequences_goes_on_bit_for_bit_and_on_one_device(
+    config, here, final_state, assert_same_run, compiled_lightly, tmp_path
+):
+    config.model.image_shape = (8, 8, 3)
+    base.set_topographic(config, frames=4, capsules=2, places=4, kernel="shifting", window=3)
+    config.data.source = "sequences:digits"
+    config.data.transformations = ("rotation", "hue")
+    config.optimizer.name = "sgd"  # Adam would divide by its own rounding
+    config.optimizer.learning_rate = 1e-3
+    config.train.steps, config.train.batch_size = 6, 8
+    config.checkpoint_every, config.log_every = 4, 1
+    config.evaluation.every, config.evaluation.evaluators = 0, ()
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    here(config, straight)
+    # As a kill leaves it: lines of steps 5 and 6 are there, the last checkpoint is of step 4.
+    shutil.copytree(straight, run)
+    shutil.rmtree(run / "checkpoints/6")
+    (run / "evaluation.json").unlink()
+    cut = final_state(run)
+    assert int(cut.step) == 4
+    here(config, run)
+    assert_same_run(run, straight)
+
+    source, transform = load_source(config.data, "train"), make_transform(config.data, "train")
+    batches = Batches(source, batch_size=8, seed=config.seed, transform=transform)
+    # The key of a run's steps, whatever the devices.
+    function = step_function(config, key=jax.random.fold_in(jax.random.key(config.seed), 1))
+    one, _ = on_devices(function, cut, stacked(batches[4], batches[5]), 1)
+    found = final_state(straight)
+    assert_close(one.params, found.params)
+    moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), found.params, cut.params)
+    assert min(jax.tree.leaves(moved)) > 1e-5, moved
 
 
 def test_several_steps_in_a_call_are_those_steps_one_by_one(config):

@@ -7,6 +7,7 @@ the red channel, an affine warp about the middle turns and scales it, and its hu
 leaves the frame is cut off, what comes in is black.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -248,6 +249,7 @@ def make_transform(data: Mapping[str, Any], split: str) -> Moving:
     return Moving(shape, data["frames"], movements)
 
 
+@functools.lru_cache(maxsize=1)  # training and evaluation share one
 def small_digits(height: int, width: int) -> InMemory:
     """Scikit-learn's digits, enlarged to three quarters of the frame, uint8 `[n, h, w, 1]`.
 
