@@ -207,7 +207,7 @@ def test_a_comparison_is_on_equal_terms(name, monkeypatch):
 
 
 @pytest.mark.parametrize("experiment", [e for e in ALL if e[0] not in LARGE], ids=":".join)
-def test_a_config_takes_a_step(experiment):
+def test_a_config_takes_a_step(experiment, compiled_lightly):
     config = build(*experiment)
     batch = small_batch(config)
     assert batch["image"].shape == runs.example_batch(config, rows=4)["image"].shape

@@ -60,16 +60,6 @@ def tiny():
 
 
 @pytest.fixture
-def compiled_lightly():
-    """Programs that run once are compiled with few optimisations, in half the time."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
-
-
-@pytest.fixture
 def compiled_once(tmp_path):
     """Starts of one program after the first find it compiled."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
