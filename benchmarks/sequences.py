@@ -10,6 +10,11 @@ Two programs train the same model (`topographic_vae_mnist`, 8 sequences of 18 fr
 They take turns, as in `training.py`, whose table this prints. Then rendering alone, in one process
 that does nothing else: milliseconds a batch, to be held against those of a step. Digits are MNIST
 where TFDS has it prepared, else scikit-learn's.
+
+    python benchmarks/sequences.py --curve 100
+
+instead prints the loss of PyTorch's model, the mean of every 20 steps, on the very batches that a
+run with seed 0 sees; it starts from another draw of the same distributions.
 """
 
 import argparse
@@ -30,7 +35,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=30, help="steps of a turn")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--curve", type=int, default=0, help="only PyTorch's loss, of these steps")
     options = parser.parse_args()
+    if options.curve:
+        print_curve(options.curve)
+        return
     if min(options.steps, options.rounds) < 1:
         parser.error("--steps and --rounds are 1 or more")
 
@@ -68,6 +77,26 @@ def main() -> None:
         f"({frames / milliseconds * 1000:,.0f} frames/s), {milliseconds / step:.1%} of our step; "
         f"training: {frames / step * 1000:,.0f} frames/s"
     )
+
+
+def print_curve(steps: int) -> None:
+    """Trains PyTorch's model alone."""
+    import torch
+    from sequences_torch import TopographicVAE
+
+    torch.manual_seed(0)
+    _, batches = load_sequences()
+    model = TopographicVAE(int(np.prod(batches[0]["image"].shape[2:])))
+    sgd = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    losses = []
+    for step in range(steps):
+        loss, _ = model(torch.from_numpy(batches[step]["image"]).float() / 255)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        losses.append(float(loss))
+        if len(losses) % 20 == 0:
+            print(f"step {len(losses)}: {np.mean(losses[-20:]):.1f} nats a frame", flush=True)
 
 
 def load_sequences():
