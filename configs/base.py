@@ -95,6 +95,8 @@ def get_config() -> ConfigDict:
     config.evaluation.evaluators = ("losses", "image")
     config.evaluation.final_evaluators = ()  # also done at the end of the run
     config.evaluation.importance_samples = 100
+    # File of the weights that make the evaluator "frechet" an rFID (train/weights.py); "": none.
+    config.evaluation.inception = ""
     config.evaluation.every = 0  # steps; 0: at the end only
 
     config.log_every = 100

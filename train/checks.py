@@ -125,6 +125,7 @@ FIELDS: dict[str, Rule] = {
     "evaluation.evaluators": _names,
     "evaluation.final_evaluators": _names,
     "evaluation.importance_samples": _whole(1),
+    "evaluation.inception": _text,
     "evaluation.every": _whole(0),
     "log_every": _whole(1),
     "checkpoint_every": _whole(1),

@@ -54,6 +54,7 @@ def check_evaluators(config: ConfigDict, state: TrainState) -> None:
         data_variance=config.model.data_variance or 1.0,
         samples=config.evaluation.importance_samples,
         factors=movements_of(config.data, "test"),
+        inception=config.evaluation.inception,
     )
     batch = runs.example_batch(config)
     batch["mask"] = jax.ShapeDtypeStruct(batch["image"].shape[:1], np.float32)
@@ -83,6 +84,7 @@ def make_evaluation(
         data_variance=config.model.data_variance,
         samples=config.evaluation.importance_samples,
         factors=movements_of(config.data, split),
+        inception=config.evaluation.inception,
     )
     if mean_image is not None:
         evaluators["mean_image"] = mean_image_baseline(

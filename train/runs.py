@@ -31,6 +31,7 @@ LATER = {
         "start": 0,
         "gradient_penalty": 0.0,
     },
+    "evaluation": {"inception": ""},
 }
 
 

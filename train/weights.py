@@ -5,6 +5,9 @@ Nothing is downloaded and nothing is unpickled. A file is `.npz`, or `.safetenso
 
     state = lpips.LPIPS(net="vgg").state_dict()  # or "alex"
     numpy.savez("lpips_vgg16.npz", **{name: array.numpy() for name, array in state.items()})
+
+and that of FID's Inception-v3 alike, from `state = torch.load(FILE, weights_only=True)` of the file
+of pytorch-fid, pt_inception-2015-12-05-6726825d.pth.
 """
 
 import functools
@@ -19,6 +22,7 @@ import numpy as np
 from etils import epath
 
 import models.perceptual
+from models import inception
 from models.perceptual import (
     NETS,
     FeatureDistance,
@@ -88,6 +92,20 @@ def load_lpips(path: str, *, net: str = "vgg16", sha256: str = "") -> FeatureDis
         return lpips_from_weights(arrays, net=net)
     except ValueError as error:
         raise UserError(f"{path} does not hold LPIPS: {error}") from error
+
+
+@functools.cache
+def load_inception(path: str, *, sha256: str = "") -> inception.Weights:
+    """Weights of FID's Inception-v3, from a file with what `inception_from_weights` names.
+
+    Raises:
+      UserError: as `read_weights`; or an array is absent or of another shape.
+    """
+    arrays = read_weights(path, sha256=sha256).arrays
+    try:
+        return inception.inception_from_weights(arrays)
+    except ValueError as error:
+        raise UserError(f"{path} does not hold FID's Inception-v3: {error}") from error
 
 
 @functools.cache

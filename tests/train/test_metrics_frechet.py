@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from models import inception
 from train import parallel, steps
 from train.errors import UserError
 from train.metrics import build_evaluators
@@ -146,3 +147,20 @@ def test_the_network_is_always_the_same():
         ).transpose(2, 0, 1, 3)
         h = np.maximum(h, 0)
     np.testing.assert_allclose(random_features(x), h.mean((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_with_inceptions_weights_it_is_an_rfid(tmp_path, monkeypatch):
+    monkeypatch.setattr(inception, "SIDE", 5)
+    monkeypatch.setattr(inception, "STEM", (inception.Conv("stem", 4, (3, 3)),))
+    monkeypatch.setattr(inception, "BLOCKS", {})
+    rng = np.random.default_rng(0)
+    arrays = {f"stem.bn.{k}": np.ones(4) for k in ("weight", "bias", "running_mean", "running_var")}
+    path = tmp_path / "inception.npz"
+    np.savez(path, **arrays, **{"stem.conv.weight": rng.normal(size=(4, 3, 3, 3))})
+    evaluator = build_evaluators(["frechet"], inception=str(path))["frechet"]
+    totals = evaluator.sums(MODEL, {}, {"image": jnp.asarray(images(9))}, jax.random.key(0))
+    assert totals["image_products"].shape == (4, 4)
+    assert evaluator.summary(added(totals))["rfid"] > 0
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(UserError, match=r"other\.npz does not hold FID's Inception-v3: .* lack"):
+        build_evaluators(["frechet"], inception=str(tmp_path / "other.npz"))

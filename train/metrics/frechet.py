@@ -3,10 +3,12 @@
 Source: Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, "GANs Trained by a Two Time-Scale
 Update Rule Converge to a Local Nash Equilibrium", https://arxiv.org/abs/1706.08500, Eq. 6.
 
-It is called FID with the features of Inception-v3 alone. Those here are of a random network: its
-number, `frechet_random_features`, ranks runs on the same images and compares with nothing else.
+With the features of FID's Inception-v3 it is the FID of reconstructions, rFID. Without a file of
+its weights a random network stands in: its number, `frechet_random_features`, ranks runs on the
+same images, and compares with nothing else.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.inception import inception_features
 from models.likelihoods import to_unit
 from train.errors import UserError
 from train.metrics.evaluator import Evaluator, example_mask
+from train.weights import load_inception
 
 WIDTHS = (32, 64, 64)
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -86,17 +90,23 @@ def random_features(images: jax.Array) -> jax.Array:
     return jnp.mean(h, axis=(1, 2))
 
 
-def frechet_evaluator() -> Evaluator:
+def frechet_evaluator(*, inception: str = "") -> Evaluator:
     """Compares the features of all images with those of all reconstructions, clipped to [0, 1].
 
     Of each, the sum of the features and of their products with each other is gathered: exact for
     any batches and devices. Frames of sequences count one by one. Covariances are over n - 1.
 
-    Summary: `frechet_random_features`, see `random_features`.
+    Summary: `rfid`, or without a file `frechet_random_features`, see `random_features`.
+
+    Args:
+      inception: file of Inception-v3's weights, see `train/weights.py`; "": none.
 
     Raises:
-      UserError: (of the summary) fewer than two images.
+      UserError: the file cannot be read; of the summary, fewer than two images.
     """
+    name, see = "frechet_random_features", random_features
+    if inception:
+        name, see = "rfid", functools.partial(inception_features, load_inception(inception))
 
     def sums(
         model: Any, variables: Any, batch: Mapping[str, jax.Array], key: jax.Array
@@ -108,13 +118,13 @@ def frechet_evaluator() -> Evaluator:
         again = jnp.clip(output.reconstruction.astype(jnp.float32), 0, 1).reshape(frames.shape)
         return {
             "count": mask.sum(),
-            **_moments("image", random_features(frames), mask),
-            **_moments("reconstruction", random_features(again), mask),
+            **_moments("image", see(frames), mask),
+            **_moments("reconstruction", see(again), mask),
         }
 
     def summary(totals: Mapping[str, np.ndarray]) -> dict[str, float]:
-        gaussians = [_gaussian(totals, name) for name in ("image", "reconstruction")]
-        return {"frechet_random_features": frechet_distance(*gaussians[0], *gaussians[1])}
+        gaussians = [_gaussian(totals, images) for images in ("image", "reconstruction")]
+        return {name: frechet_distance(*gaussians[0], *gaussians[1])}
 
     return Evaluator(sums, summary)
 
