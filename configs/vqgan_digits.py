@@ -3,7 +3,7 @@
 python -m train --config configs/vqgan_digits.py --workdir runs/vqgan_digits
 
 A discriminator of patches from step 1,000, hinge losses, the adaptive weight times 0.1. 2 CPU cores
-shared with other work: 2 minutes. Test split: normalised error 0.0276, Frechet distance of random
+shared with other work: 4 minutes. Test split: normalised error 0.0276, Frechet distance of random
 features 0.0273; with `--config.adversary.loss=` 0.0280 and 0.0303; one seed each, so no more than a
 sign that both players train. The discriminator's loss ends at 0.38, where 1 is knowing nothing.
 With the authors' weight, `--config.adversary.weight=0.8`, this small discriminator never learns:
