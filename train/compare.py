@@ -65,6 +65,7 @@ def measure(workdir: str, system: str) -> Measured:
     shown = latents.decode(run, code)
 
     original = to_unit(images)
+    kl = [evaluation[term] for term in run.config.loss_weights if term.split("_")[0] == "kl"]
     mse = np.mean(np.square(shown - original), axis=(1, 2, 3))
     values = {
         "psnr": _psnr(shown, original),
@@ -72,7 +73,7 @@ def measure(workdir: str, system: str) -> Measured:
         "nmse": float(np.mean(mse)) / run.config.model.data_variance,
         "entries": float(math.prod(code.shape[1:])),
         "non_zeros": float(np.count_nonzero(code)) / len(code),
-        "nominal_bits": evaluation.get("kl", math.nan) / math.log(2),
+        "nominal_bits": sum(kl) / math.log(2) if kl else math.nan,
     }
     some, exact = code[:RATE_IMAGES], _psnr(shown[:RATE_IMAGES], original[:RATE_IMAGES])
     if np.issubdtype(code.dtype, np.integer):
