@@ -18,6 +18,23 @@ def images(side=16, channels=3, seed=0, batch=3):
     return np.random.default_rng(seed).uniform(-1, 1, (batch, side, side, channels)).astype("f")
 
 
+measure = jax.jit(lpips)
+
+
+@pytest.fixture(scope="module")
+def alexnet():
+    """A distance of random features, drawn without compiling."""
+    shapes = jax.eval_shape(lambda: random_lpips(jax.random.key(0), net="alexnet"))
+    rng = np.random.default_rng(3)
+
+    def draw(a):
+        return (rng.normal(size=a.shape) / np.sqrt(a.size / a.shape[-1] / 2)).astype(a.dtype)
+
+    convolutions = jax.tree.map(draw, shapes.convolutions)
+    linear = tuple(np.full(w.shape, 1 / w.size, np.float32) for w in shapes.linear)
+    return shapes.replace(convolutions=convolutions, linear=linear)
+
+
 @pytest.fixture
 def narrow(monkeypatch):
     """The networks' layers with few channels."""
@@ -41,11 +58,10 @@ def state_dict(net, seed=0):
     return {name: a.astype(np.float32) for name, a in arrays.items()} | {"scaling_layer.shift": 0}
 
 
-def test_a_distance():
+def test_a_distance(alexnet):
     x, y = (images(31, seed=seed) for seed in (0, 1))
-    distance = random_lpips(jax.random.key(0), net="alexnet")
+    distance = alexnet
     assert distance.name == "random_features_distance"
-    measure = jax.jit(lpips)
     found = measure(distance, x, y)
     assert found.shape == (3,)
     assert (found > 0).all()
@@ -58,21 +74,20 @@ def test_a_distance():
     np.testing.assert_allclose(half, found, rtol=0.1)
 
 
-def test_grey_counts_as_three_equal_channels():
+def test_grey_counts_as_three_equal_channels(alexnet):
     x, y = (images(31, channels=1, seed=seed) for seed in (0, 1))
-    distance = random_lpips(jax.random.key(0), net="alexnet")
-    coloured = lpips(distance, *(np.repeat(a, 3, axis=-1) for a in (x, y)))
-    np.testing.assert_allclose(lpips(distance, x, y), coloured, rtol=1e-5)
+    coloured = measure(alexnet, *(np.repeat(a, 3, axis=-1) for a in (x, y)))
+    np.testing.assert_allclose(measure(alexnet, x, y), coloured, rtol=1e-5)
 
 
-def test_the_sum_over_stages_by_hand():
-    distance = random_lpips(jax.random.key(0), net="alexnet")
+def test_the_sum_over_stages_by_hand(alexnet):
     x, y = (images(31, seed=seed) for seed in (0, 1))
     rng = np.random.default_rng(2)
-    weights = [rng.uniform(size=w.shape).astype(np.float32) for w in distance.linear]
-    distance = distance.replace(linear=tuple(weights))
+    weights = [rng.uniform(size=w.shape).astype(np.float32) for w in alexnet.linear]
+    distance = alexnet.replace(linear=tuple(weights))
     expected = np.zeros(3)
-    for f, g, w in zip(features(distance, x), features(distance, y), weights, strict=True):
+    see = jax.jit(features)
+    for f, g, w in zip(see(distance, x), see(distance, y), weights, strict=True):
         f, g = np.float64(f), np.float64(g)
         for n in range(3):
             squares = []
@@ -81,7 +96,8 @@ def test_the_sum_over_stages_by_hand():
                 a, b = a / (np.sqrt((a**2).sum()) + 1e-10), b / (np.sqrt((b**2).sum()) + 1e-10)
                 squares.append((w * (a - b) ** 2).sum())
             expected[n] += np.mean(squares)
-    np.testing.assert_allclose(lpips(distance, x, y), expected, rtol=1e-4)
+    np.testing.assert_allclose(measure(distance, x, y), expected, rtol=1e-4)
+    np.testing.assert_allclose(lpips(distance, x, y), expected, rtol=1e-4)  # not compiled
 
 
 def torch_distance(torch, net, arrays, x, y):
@@ -121,7 +137,7 @@ def torch_distance(torch, net, arrays, x, y):
 
 
 @pytest.mark.parametrize("net", SIDE)
-def test_agrees_with_pytorch_on_the_same_weights(net, narrow):
+def test_agrees_with_pytorch_on_the_same_weights(net, narrow, compiled_lightly):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch = pytest.importorskip("torch")
@@ -129,12 +145,12 @@ def test_agrees_with_pytorch_on_the_same_weights(net, narrow):
     x, y = (images(SIDE[net] + 9, seed=seed) for seed in (0, 1))
     distance = lpips_from_weights(arrays, net=net)
     assert distance.name == f"lpips_{net}"
-    found = jax.jit(lpips)(distance, x, y)
+    found = measure(distance, x, y)
     np.testing.assert_allclose(found, torch_distance(torch, net, arrays, x, y), rtol=1e-4)
 
 
-def test_features_that_are_all_0_have_a_gradient():
-    distance = random_lpips(jax.random.key(0), net="alexnet")
+def test_features_that_are_all_0_have_a_gradient(alexnet):
+    distance = alexnet
     dead = tuple(
         tuple((kernel, bias - 100) for kernel, bias in stage) for stage in distance.convolutions
     )
@@ -213,14 +229,14 @@ def test_images_that_do_not_fit(net, x, y, message):
     assert isinstance(distance, FeatureDistance)
 
 
-def test_a_term_of_an_autoencoder(monkeypatch):
+def test_a_term_of_an_autoencoder(monkeypatch, compiled_lightly):
     tiny = perceptual.Net(((perceptual.Conv(0),),), widths=(4,), pool=2, pooled=())
     monkeypatch.setitem(perceptual.NETS, "tiny", tiny)
     distance = random_lpips(jax.random.key(0), net="tiny", widths=(4,))
     settings = {
         "image_shape": (8, 8, 1),
         "backbone": {"name": "mlp", "widths": (4,)},
-        "bottleneck": {"name": "sparse", "depth": 4, "atoms": 8, "penalty": 0.1},
+        "bottleneck": {"name": "sparse", "depth": 4, "atoms": 8, "penalty": 0.1, "iterations": 2},
         "likelihood": {"name": "gaussian"},
         "data_variance": 0.1,
         "dtype": "float32",
@@ -230,17 +246,20 @@ def test_a_term_of_an_autoencoder(monkeypatch):
     model = models.build(settings, perceptual=term)
     assert hash(model) == hash(models.build(settings, perceptual=term))
     image = (images(8, channels=1, batch=4) + 1) / 2
-    output, variables = jax.jit(
-        lambda x: model.init_with_output(jax.random.key(0), {"image": x}, train=True)
-    )(image)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), {"image": image}, train=True))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda a: np.float32(0.3 * rng.normal(size=a.shape)), shapes)
+    apply = jax.jit(lambda x: model.apply(variables, {"image": x}, train=True))
+    output = apply(image)
     assert set(variables) == {"params"}  # and no weight of the distance
     found = output.losses["random_features_distance"]
-    expected = lpips(distance, 2 * image - 1, 2 * output.reconstruction - 1)
+    expected = measure(distance, 2 * image - 1, 2 * output.reconstruction - 1)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     # Of sequences, the mean of the frames.
-    frames = model.apply(variables, {"image": image.reshape(2, 2, 8, 8, 1)}, train=True)
+    frames = apply(image.reshape(2, 2, 8, 8, 1))
     again = 2 * frames.reconstruction.reshape(image.shape) - 1
-    expected = lpips(distance, 2 * image - 1, again).reshape(2, 2).mean(1)
+    expected = measure(distance, 2 * image - 1, again).reshape(2, 2).mean(1)
     np.testing.assert_allclose(frames.losses["random_features_distance"], expected, rtol=1e-4)
-    plain = models.build(settings).apply(variables, {"image": image}, train=True)
+    without = models.build(settings)
+    plain = jax.eval_shape(lambda: without.apply(variables, {"image": image}, train=True))
     assert "random_features_distance" not in plain.losses
