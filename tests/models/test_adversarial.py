@@ -112,7 +112,7 @@ def test_discriminator_by_hand(train):
             np.testing.assert_allclose(after[name], moved, rtol=1e-4, atol=1e-6)
 
 
-def test_start_is_that_of_the_release():
+def test_start_is_that_of_the_release(compiled_lightly):
     x = normal(1, 16, 16, 3)
     params = jax.jit(lambda x: PatchDiscriminator(1, width=64).init(KEY, x, train=True))(x)
     params = params["params"]
@@ -127,7 +127,9 @@ def test_start_is_that_of_the_release():
     assert not params["norm_1"]["bias"].any()
 
 
-def test_devices_normalise_as_one_when_they_share_an_axis_and_not_otherwise():
+def test_devices_normalise_as_one_when_they_share_an_axis_and_not_otherwise(
+    compiled_lightly,
+):
     x = normal(8, 12, 12, 1) * np.arange(1, 9, dtype=np.float32)[:, None, None, None]
     one = PatchDiscriminator(2, width=2)
     variables = start(one, x)
@@ -279,7 +281,9 @@ def test_adaptive_weight():
 
 def test_lambda_without_another_pass_is_that_of_two_passes():
     path = ("output", "kernel")
-    _, decoder = build_backbone("convnet", output_shape=(8, 8, 3), widths=(4,), last_width=6)
+    _, decoder = build_backbone(
+        "convnet", output_shape=(8, 8, 3), widths=(4,), last_width=6, residual_layers=1
+    )
     latent, image = normal(2, 4, 4, 5), normal(2, 8, 8, 3, seed=2)
     params = start(decoder, latent)["params"]
 
