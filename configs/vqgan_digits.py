@@ -1,6 +1,6 @@
 """VQGAN in small: `vqvae_digits` with an adversary, on 8x8 digits.
 
-python -m train --config configs/vqgan_digits.py --workdir runs/vqgan_digits
+    python -m train --config configs/vqgan_digits.py --workdir runs/vqgan_digits
 
 A discriminator of patches from step 1,000, hinge losses, the adaptive weight times 0.1. 2 CPU cores
 shared with other work: 4 minutes. Test split: normalised error 0.0276, Frechet distance of random

@@ -1,6 +1,6 @@
 """VQ-VAE on MNIST: 28x28 to 7x7 codes of K=128.
 
-python -m train --config configs/vqvae_mnist.py --workdir runs/vqvae_mnist
+    python -m train --config configs/vqvae_mnist.py --workdir runs/vqvae_mnist
 
 2 CPU cores shared with other work: about 10 minutes. Test split: normalised error 0.032 (the mean
 image: 0.711), PSNR 25.6, perplexity 95, all 128 codes used.

@@ -1,6 +1,6 @@
 """VQ-VAE on crops of the photographs that come with scikit-image and scikit-learn: no network.
 
-python -m train --config configs/vqvae_photos.py --workdir runs/vqvae_photos
+    python -m train --config configs/vqvae_photos.py --workdir runs/vqvae_photos
 
 2 CPU cores shared with other work: 6 minutes. Test regions: normalised error 0.0276 (the mean
 image: 1.17), PSNR 30.7, perplexity 117, 254 of 256 codes used.
