@@ -8,9 +8,15 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from models.likelihoods import Bernoulli, Categorical, Gaussian, build_likelihood, to_unit
+from models.likelihoods import Bernoulli, Categorical, Gaussian, Laplace, build_likelihood, to_unit
 
-ALL = [Gaussian(variance=0.06), Bernoulli(), Categorical(), Categorical(levels=5)]
+ALL = [
+    Gaussian(variance=0.06),
+    Laplace(scale=0.2),
+    Bernoulli(),
+    Categorical(),
+    Categorical(levels=5),
+]
 SHAPE = (2, 4, 3, 3)
 
 
@@ -58,6 +64,17 @@ def test_gaussian_twice_the_nats_are_mse_over_variance_plus_a_constant():
     constant = np.log(2 * np.pi * variance)
     found = 2 * np.mean(likelihood.nats(output, image)) - constant
     np.testing.assert_allclose(found, mse / variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.5])
+def test_laplace_is_the_density(scale):
+    likelihood = Laplace(scale=scale)
+    output, image = draw(likelihood)
+    oracle = -scipy.stats.laplace.logpdf(image / 255.0, output.astype(np.float64) + 0.5, scale)
+    np.testing.assert_allclose(likelihood.nats(output, image), oracle, rtol=2e-5, atol=2e-5)
+    if scale == 0.5:  # VQGAN's loss of images in [-1, 1]
+        error = np.abs(image / 127.5 - 1 - 2 * output.astype(np.float64))
+        np.testing.assert_allclose(likelihood.nats(output, image), error, rtol=2e-5, atol=2e-5)
 
 
 def test_bernoulli_of_black_and_white():
@@ -162,7 +179,7 @@ def test_samples_have_the_mean(likelihood):
 
 
 def test_discrete():
-    assert [likelihood.discrete for likelihood in ALL] == [False, True, True, True]
+    assert [likelihood.discrete for likelihood in ALL] == [False, False, True, True, True]
     assert Categorical().output_channels(3) == 768
 
 
@@ -170,7 +187,7 @@ def test_build():
     assert build_likelihood("gaussian", variance=0.5) == Gaussian(variance=0.5)
     assert build_likelihood("bernoulli") == Bernoulli()
     assert build_likelihood("categorical", levels=16) == Categorical(levels=16)
-    with pytest.raises(ValueError, match=r"'normal'.*gaussian, bernoulli, categorical"):
+    with pytest.raises(ValueError, match=r"'normal'.*gaussian, laplace, bernoulli, categorical"):
         build_likelihood("normal")
     with pytest.raises(ValueError, match=r"'gaussian' has no option 'sigma'.*variance"):
         build_likelihood("gaussian", sigma=1.0)

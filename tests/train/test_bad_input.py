@@ -242,7 +242,7 @@ def test_variants(fails):
         ("model.backbone.residual_layers", -1, "at least 0"),
         ("model.backbone.residual_width", 0, "at least 1"),
         ("model.backbone", {"name": "mlp", "activation": "selu"}, "there are tanh, relu"),
-        ("model.likelihood.name", "laplace", "there are gaussian, bernoulli, categorical"),
+        ("model.likelihood.name", "cauchy", "there are gaussian, laplace, bernoulli, categorical"),
         ("model.likelihood", {"name": "gaussian", "levels": 3}, "no option 'levels'"),
         ("model.likelihood", {"name": "gaussian", "variance": "big"}, "a finite number"),
         ("model.likelihood", {"name": "categorical", "levels": 1}, "from 2 up, found 1"),
