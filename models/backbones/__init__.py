@@ -191,6 +191,7 @@ def _vqgan(
     z_channels: int = 256,
     groups: int = 32,
     start: str = "pytorch",
+    post_quant_conv: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     ch_mult = _widths(ch_mult, least=1, name="ch_mult")
     attn_resolutions = _widths(attn_resolutions, least=0, name="attn_resolutions")
@@ -219,7 +220,8 @@ def _vqgan(
         "layers": Layers(groups=groups, start=start, dtype=dtype),
         "remat": remat,
     }
-    return VQGANEncoder(z_channels=z_channels, **shared), VQGANDecoder(output_shape, **shared)
+    encoder = VQGANEncoder(z_channels=z_channels, **shared)
+    return encoder, VQGANDecoder(output_shape, post_quant_conv=post_quant_conv, **shared)
 
 
 BACKBONES = {
@@ -254,7 +256,7 @@ def build_backbone(
         "tanh", "relu"), centre and scale (of the images' values), partitions (of the additive
         decoder; () for the paper's), broadcast (whether that draws pixel by pixel, told where).
         vqgan: ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, groups, start ("pytorch",
-        "xavier").
+        "xavier"), post_quant_conv (a 1x1 convolution before the decoder).
 
     Raises:
       ValueError: unknown name or option, or one that cannot be.

@@ -162,7 +162,12 @@ class VQGANDecoder(nn.Module):
 
     Takes latents `[batch, height / 2^n, width / 2^n, depth]`, gives float32
     `[batch, height, width, channels]` with `output_shape = (height, width, channels)` and n =
-    len(ch_mult) - 1. The attributes are those of the encoder.
+    len(ch_mult) - 1.
+
+    Attributes:
+      post_quant_conv: a 1x1 convolution that keeps the latent's depth before all, as VQGAN has
+        after its codebook.
+      others: those of the encoder.
 
     Raises:
       ValueError: the latent's grid, doubled n times, is not the output's.
@@ -175,6 +180,7 @@ class VQGANDecoder(nn.Module):
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
     num_res_blocks: int = 2
     attn_resolutions: tuple[int, ...] = (16,)
+    post_quant_conv: bool = False
     layers: Layers = Layers()
     remat: bool = False
 
@@ -193,7 +199,10 @@ class VQGANDecoder(nn.Module):
             )
         conv = self.layers.conv
         res, attn = _blocks(self.layers, self.remat)
-        h = conv(x.astype(self.layers.dtype), self.ch * self.ch_mult[-1], "conv_in")
+        h = x.astype(self.layers.dtype)
+        if self.post_quant_conv:
+            h = conv(h, h.shape[-1], "post_quant_conv", size=1)
+        h = conv(h, self.ch * self.ch_mult[-1], "conv_in")
         h = _middle(h, res, attn)
         for i, multiple in reversed(list(enumerate(self.ch_mult))):
             for j in range(self.num_res_blocks + 1):
