@@ -22,9 +22,14 @@ from train.evaluate import check_evaluators
 
 ROOT = Path(__file__).parents[2]
 SIDES = ("16", "32", "4", "1")
+MODES = ("agreement", "published")
 VARIANTS = {
-    "cvvae_cifar10": ("agreement", "published"),
-    "cvvae_digits": ("agreement", "published"),
+    "cvgan_cocostuff256": MODES,
+    "cvgan_ffhq256": MODES,
+    "cvgan_imagenet256": MODES,
+    "cvgan_photos": MODES,
+    "cvvae_cifar10": MODES,
+    "cvvae_digits": MODES,
     "scvae_ffhq256": SIDES,
     "scvae_imagenet256": SIDES,
     "partition_vae_mnist": ("described", "legacy"),
@@ -45,6 +50,9 @@ COMPARISONS = sorted(name for name in FILES if name.startswith("compare_"))
 NAMES = sorted(FILES - set(COMPARISONS))
 # Too large to take a step here: these are traced and lowered at their full size and batch.
 LARGE = (
+    "cvgan_cocostuff256",
+    "cvgan_ffhq256",
+    "cvgan_imagenet256",
     "scvae_ffhq256",
     "scvae_imagenet256",
     "topographic_vae_dsprites",
@@ -53,6 +61,8 @@ LARGE = (
     "partition_vae_pong",
     "partition_vae_sports10",
     "vae_cifar10",
+    "vqgan_ffhq256",
+    "vqgan_imagenet256",
     "vqvae_cifar10_paper",
     "vqvae_imagenet128",
 )
@@ -121,7 +131,13 @@ def test_variants():
     assert (released.start, released.debias, released.revive_below) == ("uniform", True, 0)
     with pytest.raises(ValueError, match="no variant 'sgd'; known: kmeans, released"):
         build("vqvae_cifar10", "sgd")
-    for name in ("cvvae_cifar10", "cvvae_digits", "scvae_digits"):
+    for name in (
+        "cvgan_imagenet256",
+        "cvgan_photos",
+        "cvvae_cifar10",
+        "cvvae_digits",
+        "scvae_digits",
+    ):
         for mode in VARIANTS[name]:
             assert build(name, mode).model.bottleneck.mode == mode
         with pytest.raises(
@@ -256,6 +272,8 @@ def test_a_config_takes_a_step(experiment, compiled_lightly):
         (("vqvae_imagenet128",), 128, (32, 32, 1), 9),
         (("vqvae_cifar10_paper",), 128, (8, 8, 10), 9),
         (("vae_cifar10",), 128, (8, 8, 16), None),
+        (("vqgan_imagenet256",), 12, (16, 16, 1), 10),
+        (("cvgan_imagenet256",), 8, (16, 16, 32, 16), None),
         (("scvae_imagenet256", "16"), 8, (16, 16, 512), None),
         (("scvae_imagenet256", "32"), 8, (32, 32, 512), None),
         (("scvae_imagenet256", "4"), 8, (4, 4, 512), None),
@@ -293,6 +311,44 @@ def test_a_large_config_lowers_at_full_size(experiment, rows, code, bits_per_tok
         # Section 4.2: "a reduction of 128x128x3x8 / 32x32x9 = 42.6 in bits".
         reduction = math.prod(shape) * 8 / (math.prod(code) * bits_per_token)
         assert reduction == pytest.approx(42.6, abs=0.1)
+
+
+# Encoder and decoder as released, VQGAN's 72,141,699 in all with its codebook and 1x1 convolutions.
+# A CVGAN's decoder reads 512 numbers at a position, not 256, where capsules are routed.
+@pytest.mark.parametrize(
+    ("experiment", "bottleneck", "decoder", "batch", "start"),
+    [
+        (("vqgan_imagenet256",), 65_792 + 262_144, 42_449_795 + 65_792, 12, 250_001),
+        (("vqgan_ffhq256",), 65_792 + 262_144, 42_449_795 + 65_792, 4, 30_001),
+        (("cvgan_imagenet256",), 65_792 + 131_072, 42_449_795 + 9 * 256 * 512, 8, 250_001),
+        (("cvgan_cocostuff256", "published"), 2 * 65_792, 42_449_795, 8, 250_001),
+        (("cvgan_ffhq256", "published"), 2 * 65_792, 42_449_795, 8, 250_001),
+    ],
+)
+def test_sizes_of_vqgan_and_cvgan(experiment, bottleneck, decoder, batch, start):
+    config = build(*experiment)
+    state = runs.abstract_state(config)
+    expected = {"encoder": 29_298_176, "bottleneck": bottleneck, "decoder": decoder}
+    for name, parameters in expected.items():
+        assert sum(a.size for a in jax.tree.leaves(state.params[name])) == parameters, name
+    assert sum(a.size for a in jax.tree.leaves(state.adversary.params)) == 2_765_633
+    assert (config.train.batch_size, config.adversary.start) == (batch, start)
+    assert config.optimizer.learning_rate == pytest.approx(4.5e-6 * batch)
+    frozen = sum(a.size for a in jax.tree.leaves(state.collections.get("frozen", {})))
+    assert frozen == (3_867_392 if "published" in experiment else 0)
+
+
+def test_the_loss_of_vqgan_is_the_releases():
+    config = build("vqgan_imagenet256")
+    model = runs.build_model(config)
+    rng = np.random.default_rng(0)
+    image, output = rng.uniform(-1, 1, (2, 256, 256, 3)), rng.uniform(-1, 1, (2, 256, 256, 3))
+    nats = model.likelihood.nats(np.float32(output / 2), np.float32((image + 1) / 2))
+    loss = config.loss_weights.reconstruction * float(jnp.sum(nats)) / 2
+    assert loss == pytest.approx(np.abs(image - output).mean(), rel=1e-5)
+    # mean (sg z_q - z)^2 + 0.25 mean (z_q - sg z)^2, over 256 numbers; ours are summed.
+    weights = config.loss_weights
+    assert (256 * weights.commitment, 256 * weights.codebook) == (1, 0.25)
 
 
 def test_building_a_config_prints_nothing_and_needs_no_data(capsys, monkeypatch):
