@@ -7,7 +7,8 @@ Nothing is downloaded and nothing is unpickled. A file is `.npz`, or `.safetenso
     numpy.savez("lpips_vgg16.npz", **{name: array.numpy() for name, array in state.items()})
 
 and that of FID's Inception-v3 alike, from `state = torch.load(FILE, weights_only=True)` of the file
-of pytorch-fid, pt_inception-2015-12-05-6726825d.pth.
+of pytorch-fid, pt_inception-2015-12-05-6726825d.pth; a VQGAN's from its authors' checkpoint,
+`state = torch.load(FILE, map_location="cpu", weights_only=True)["state_dict"]`.
 """
 
 import functools
@@ -15,11 +16,12 @@ import hashlib
 import io
 import logging
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
+from flax import linen as nn
 
 import models.perceptual
 from models import inception
@@ -30,6 +32,7 @@ from models.perceptual import (
     lpips_from_weights,
     random_lpips,
 )
+from models.vqgan_weights import vqgan_from_weights
 from train.errors import UserError
 
 log = logging.getLogger("train")
@@ -106,6 +109,29 @@ def load_inception(path: str, *, sha256: str = "") -> inception.Weights:
         return inception.inception_from_weights(arrays)
     except ValueError as error:
         raise UserError(f"{path} does not hold FID's Inception-v3: {error}") from error
+
+
+def load_vqgan(path: str, model: nn.Module, *, sha256: str = "") -> dict[str, Any]:
+    """Variables of a VQGAN that its authors trained, from what `vqgan_from_weights` names.
+
+    Args:
+      path: of the file; see the module.
+      model: what `configs/vqgan_imagenet256.py` builds, of the file's sizes; its
+        `apply(variables, {"image": images}, train=False)` then reconstructs as theirs.
+      sha256: as in `read_weights`.
+
+    Raises:
+      UserError: as `read_weights`; or the arrays do not fit the model.
+    """
+    arrays = read_weights(path, sha256=sha256).arrays
+    image = jax.ShapeDtypeStruct((1, *model.decoder.output_shape), np.float32)
+    variables = jax.eval_shape(
+        lambda x: model.init(jax.random.key(0), {model.key: x}, train=True), image
+    )
+    try:
+        return {"params": vqgan_from_weights(arrays, variables["params"])}
+    except ValueError as error:
+        raise UserError(f"{path} does not hold this VQGAN: {error}") from error
 
 
 @functools.cache

@@ -3,12 +3,15 @@
 import hashlib
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from configs import base
 from models import perceptual
+from train import runs
 from train.errors import UserError
-from train.weights import load_lpips, perceptual_term, read_weights
+from train.weights import load_lpips, load_vqgan, perceptual_term, read_weights
 
 ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
 
@@ -124,3 +127,57 @@ def test_a_loss_term_is_named_for_what_it_is(monkeypatch):
         perceptual_term(net="vgg", file="")
     with pytest.raises(UserError, match=r"no weights can be read from nowhere\.npz"):
         perceptual_term(net="vgg16", file="nowhere.npz")
+
+
+def test_a_vqgan_of_the_authors(tmp_path, tiny):
+    tiny.model.image_shape = (8, 8, 3)
+    tiny.model.backbone = {
+        **{"name": "vqgan", "ch": 2, "ch_mult": (1,), "num_res_blocks": 1, "groups": 1},
+        **{"attn_resolutions": (), "z_channels": 4, "post_quant_conv": True},
+    }
+    tiny.model.bottleneck = base.ema_codebook(codes=8, depth=4)
+    tiny.model.bottleneck.update({"codebook_update": "loss", "revive_below": 0.0})
+    model = runs.build_model(tiny)
+    arrays = released_arrays()
+    other = arrays | {"encoder.conv_in.weight": np.zeros((2, 1, 3, 3))}
+    np.savez(tmp_path / "other.npz", **other)
+    with pytest.raises(
+        UserError, match=r"other\.npz does not hold this VQGAN: .* is \[2, 1, 3, 3\]"
+    ):
+        load_vqgan(str(tmp_path / "other.npz"), model)
+    np.savez(tmp_path / "vqgan.npz", **arrays)
+    variables = load_vqgan(str(tmp_path / "vqgan.npz"), model)
+    image = {"image": jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)}
+    output = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
+    assert output.reconstruction.shape == (1, 8, 8, 3)
+    found = variables["params"]["bottleneck"]["project"]["kernel"]
+    np.testing.assert_array_equal(found, arrays["quant_conv.weight"][:, :, 0, 0].T)
+
+
+def released_arrays():
+    """A VQGAN of one level and one block in it (the decoder: two), by the release's names."""
+    rng = np.random.default_rng(0)
+    shapes = {"quantize.embedding.weight": (8, 4)}
+
+    def layer(name, *shape):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    def block(name):
+        for i in (1, 2):
+            layer(f"{name}.norm{i}", 2)
+            layer(f"{name}.conv{i}", 2, 2, 3, 3)
+
+    for part, level, before, after in (("encoder", "down", 3, 4), ("decoder", "up", 4, 3)):
+        layer(f"{part}.conv_in", 2, before, 3, 3)
+        for j in range(1 if level == "down" else 2):
+            block(f"{part}.{level}.0.block.{j}")
+        for i in (1, 2):
+            block(f"{part}.mid.block_{i}")
+        layer(f"{part}.mid.attn_1.norm", 2)
+        for name in ("q", "k", "v", "proj_out"):
+            layer(f"{part}.mid.attn_1.{name}", 2, 2, 1, 1)
+        layer(f"{part}.norm_out", 2)
+        layer(f"{part}.conv_out", after, 2, 3, 3)
+    for name in ("quant_conv", "post_quant_conv"):
+        layer(name, 4, 4, 1, 1)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
