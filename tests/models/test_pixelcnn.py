@@ -1,0 +1,224 @@
+"""Gated PixelCNN: order, probabilities, sizes, and draws equal to those without a cache."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.priors.pixelcnn import GatedLayer, GatedPixelCNN
+
+SMALL = {"codes": 3, "layers": 2, "features": 4, "kernel": 3, "output_features": 6}
+
+
+def shapes(module, *inputs):
+    """Shapes of the module's parameters; computes nothing."""
+    return jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
+
+
+def variables_of(module, *inputs, seed=0):
+    """Parameters that make every input count, drawn without compiling `init`."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(a):
+        fan_in = a.size / a.shape[-1] if len(a.shape) > 1 else 1.0
+        return jnp.asarray(rng.normal(size=a.shape) * (2.0 / np.sqrt(fan_in)), a.dtype)
+
+    return jax.tree.map(leaf, shapes(module, *inputs))
+
+
+def prior(shape, classes=0, **options):
+    """A small prior, its parameters, codes of a shape, and labels if it has classes."""
+    model = GatedPixelCNN(**(SMALL | {"classes": classes} | options))
+    rng = np.random.default_rng(1)
+    code = jnp.asarray(rng.integers(model.codes, size=shape), jnp.int32)
+    label = jnp.asarray(rng.integers(classes, size=shape[0]), jnp.int32) if classes else None
+    return model, variables_of(model, code, label), code, label
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    """Size of the gradient of each position's hidden units in each position's embedding, 4x5."""
+    model, variables, _, _ = prior((1, 4, 5), layers=4)
+    x = jax.random.normal(jax.random.key(0), (1, 4, 5, model.features))
+    weights = jax.random.normal(jax.random.key(1), (model.features,))
+
+    @jax.jit
+    def jacobian(x):
+        return jax.jacrev(lambda x: model.apply(variables, x, method="stacks")[0] @ weights)(x)
+
+    return np.linalg.norm(jacobian(x)[:, :, 0], axis=-1).reshape(20, 20)
+
+
+def test_no_position_sees_itself_or_the_future(gradients):
+    assert np.all(gradients[np.triu_indices(20)] == 0)
+
+
+def test_no_spot_of_the_past_is_blind(gradients):
+    # 4 layers * floor(3 / 2) columns reach from one side of the 5 columns to the other.
+    assert np.all(gradients[np.tril_indices(20, -1)] > 1e-6)
+
+
+def test_order_of_codes_at_one_position():
+    # A grid for each code changed: which logits does it move?
+    model, variables, code, _ = prior((1, 2, 3, 3), codebooks=3)
+    size = code.size
+    changed = jnp.tile(code.reshape(1, size), (size, 1))
+    changed = changed.at[jnp.arange(size), jnp.arange(size)].add(1) % model.codes
+    grids = jnp.concatenate([code.reshape(1, size), changed]).reshape(-1, *code.shape[1:])
+    logits = np.asarray(jax.jit(model.apply)(variables, grids)).reshape(size + 1, size, -1)
+    moved = np.abs(logits[1:] - logits[0]).max(axis=-1)  # [changed code, logits]
+    assert np.all(moved[np.tril_indices(size)] < 1e-6)
+    assert np.all(moved[np.triu_indices(size, 1)] > 1e-4)
+
+
+def layer_by_loops(p, v, h, label, n):
+    """Sections 2.1 to 2.3 in float64: sums over the masked n x n and 1 x n windows."""
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), p)
+    height, width, features = v.shape
+    half = n // 2
+    v_next, h_next = np.zeros_like(v), np.zeros_like(h)
+
+    def gate(a):
+        return np.tanh(a[:features]) / (1 + np.exp(-a[features:]))
+
+    for r, c in itertools.product(range(height), range(width)):
+        vertical = p["vertical_conv"]["bias"] + p["vertical_class"][label]
+        horizontal = p["vertical_to_horizontal"]["bias"] + p["horizontal_class"][label]
+        for up, across in itertools.product(range(half + 1), range(-half, half + 1)):
+            if r - up >= 0 and 0 <= c + across < width:
+                kernel = p["vertical_conv"]["kernel"][half - up, half + across]
+                vertical += v[r - up, c + across] @ kernel
+        for back in range(half + 1):
+            if c - back >= 0:
+                horizontal += h[r, c - back] @ p["horizontal_kernel"][half - back]
+        horizontal += vertical @ p["vertical_to_horizontal"]["kernel"]
+        v_next[r, c] = gate(vertical)
+        out = gate(horizontal) @ p["residual"]["kernel"] + p["residual"]["bias"]
+        h_next[r, c] = out + h[r, c]
+    return v_next, h_next
+
+
+def test_a_layer_is_the_papers():
+    layer = GatedLayer(features=3, kernel=5, classes=4)
+    v, h = np.random.default_rng(0).normal(size=(2, 2, 4, 5, 3))
+    label = np.array([3, 1])
+    inputs = jnp.asarray(v, jnp.float32), jnp.asarray(h, jnp.float32), jnp.asarray(label)
+    variables = variables_of(layer, *inputs)
+    found = jax.jit(layer.apply)(variables, *inputs)
+    for i in range(2):
+        expected = layer_by_loops(variables["params"], v[i], h[i], label[i], 5)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours[i], theirs, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [((2, 2), {}), ((2, 2, 2), {"codes": 2, "codebooks": 2})],
+    ids=["one codebook", "two codebooks"],
+)
+def test_probabilities_of_all_grids_sum_to_one(grid, options):
+    model, variables, _, _ = prior((1, *grid), **options)
+    every = np.array(list(itertools.product(range(model.codes), repeat=np.prod(grid))))
+    log_prob = jax.jit(partial(model.apply, method="log_prob"))
+    nats = log_prob(variables, jnp.asarray(every, jnp.int32).reshape(-1, *grid))
+    assert nats.shape == (len(every),)
+    assert nats.dtype == jnp.float32
+    assert np.ptp(nats) > 1  # far from uniform
+    np.testing.assert_allclose(np.exp(np.float64(nats)).sum(), 1, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("compiled_lightly")
+def test_log_prob_jitted_its_gradient_and_the_class():
+    model, variables, code, label = prior((3, 3, 4, 2), classes=4, codebooks=2)
+
+    @jax.jit
+    def nats_and_gradient(variables, label):
+        def total(variables):
+            nats = model.apply(variables, code, label, method="log_prob")
+            return jnp.sum(nats), nats
+
+        (_, nats), gradient = jax.value_and_grad(total, has_aux=True)(variables)
+        return nats, gradient
+
+    found, gradient = nats_and_gradient(variables, label)
+    logits = model.apply(variables, code, label)
+    assert logits.shape == (3, 3, 4, 2, 3)
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    by_hand = [sum(log_p[(b, *at, code[(b, *at)])] for at in np.ndindex(3, 4, 2)) for b in range(3)]
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        assert np.all(np.isfinite(leaf)), path
+        assert np.any(leaf != 0), path
+    other, _ = nats_and_gradient(variables, (label + 1) % 4)
+    assert np.all(np.abs(other - found) > 1e-3)
+
+
+def test_a_code_outside_its_range_makes_nan():
+    model, variables, code, label = prior((3, 2, 2), classes=2)
+    nats = jax.jit(partial(model.apply, method="log_prob"))
+    # The last position, which no logits see.
+    code = code.at[0, 1, 1].set(3).at[1, 1, 1].set(-1)
+    assert list(np.isnan(nats(variables, code, label))) == [True, True, False]
+    assert np.all(np.isnan(nats(variables, code, jnp.array([2, -1, 5]))))
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+def test_parameters(classes):
+    K, C, L, p, n, F = 512, 3, 4, 16, 5, 32
+    model = GatedPixelCNN(
+        codes=K, codebooks=C, layers=L, features=p, kernel=n, output_features=F, classes=classes
+    )
+    label = jnp.zeros(2, jnp.int32) if classes else None
+    found = sum(a.size for a in jax.tree.leaves(shapes(model, jnp.zeros((2, 4, 4, C), int), label)))
+    # Vertical ceil(n/2) x n, 1x1 to horizontal, horizontal 1 x ceil(n/2), 1x1 residual, classes.
+    layer = (15 * p * 2 * p + 2 * p) + (4 * p * p + 2 * p) + 3 * p * 2 * p + (p * p + p)
+    layer += 2 * classes * 2 * p
+    head = (p * F + F) + (C - 1) * K * F + C * (F * K + K)
+    assert found == C * K * p + L * layer + head
+
+
+def test_lower_precision_keeps_float32_logits():
+    model, variables, code, _ = prior((1, 3, 3), dtype=jnp.bfloat16)
+    lower = jax.jit(model.apply)(variables, code)
+    assert lower.dtype == jnp.float32
+    same = jax.jit(GatedPixelCNN(**SMALL).apply)(variables, code[..., None])  # one codebook, named
+    assert same.shape == (1, 3, 3, 1, 3)
+    assert 1e-4 < np.max(np.abs(same[..., 0, :] - lower)) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codes": 0}, r"prior.codes is 0; it must be at least 1"),
+        ({"layers": 0}, r"prior.layers is 0"),
+        ({"kernel": 4}, r"prior.kernel is 4; it must be odd, and at least 3"),
+        ({"kernel": 1}, r"prior.kernel is 1; it must be odd, and at least 3"),
+        ({"classes": -1}, r"prior.classes is -1; it must be 0 \(none\) or more"),
+    ],
+)
+def test_sizes_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        GatedPixelCNN(**(SMALL | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "label", "message"),
+    [
+        ({}, jnp.zeros((2, 3), int), None, r"shape \(2, 3\); expected \[batch, height, width\] or"),
+        ({}, jnp.zeros((2, 3, 0), int), None, r"shape \(2, 3, 0\)"),
+        ({"codebooks": 2}, jnp.zeros((2, 3, 3), int), None, r"\[batch, height, width, 2\]"),
+        ({"codebooks": 2}, jnp.zeros((2, 3, 3, 3), int), None, r"codebooks=2"),
+        ({}, jnp.zeros((2, 3, 3)), None, r"codes must be whole numbers, found float32"),
+        ({}, jnp.zeros((2, 3, 3), int), jnp.zeros(2, int), r"classes=0 and labels were given"),
+        ({"classes": 4}, jnp.zeros((2, 3, 3), int), None, r"classes=4 and labels were not given"),
+        ({"classes": 4}, jnp.zeros((2, 3, 3), int), jnp.zeros(3, int), r"int32 \(3,\); expected"),
+        ({"classes": 4}, jnp.zeros((2, 3, 3), int), jnp.zeros(2), r"labels are float32 \(2,\)"),
+    ],
+)
+def test_codes_and_labels_that_do_not_fit(options, code, label, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        shapes(GatedPixelCNN(**(SMALL | options)), code, label)
+    assert "\n" not in str(raised.value)
