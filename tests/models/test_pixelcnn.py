@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.priors.pixelcnn import GatedLayer, GatedPixelCNN
+from models.priors import GatedPixelCNN, sample
+from models.priors.pixelcnn import GatedLayer
 
 SMALL = {"codes": 3, "layers": 2, "features": 4, "kernel": 3, "output_features": 6}
 
@@ -22,11 +23,14 @@ def variables_of(module, *inputs, seed=0):
     """Parameters that make every input count, drawn without compiling `init`."""
     rng = np.random.default_rng(seed)
 
-    def leaf(a):
-        fan_in = a.size / a.shape[-1] if len(a.shape) > 1 else 1.0
-        return jnp.asarray(rng.normal(size=a.shape) * (2.0 / np.sqrt(fan_in)), a.dtype)
+    def leaf(path, a):
+        fan_in = a.size / a.shape[-1]
+        known = {"bias": 0.3, "logits_bias": 0.3, "embedding": 1, "earlier": 1}
+        return jnp.asarray(
+            rng.normal(size=a.shape) * known.get(path[-1].key, 1.5 / np.sqrt(fan_in)), a.dtype
+        )
 
-    return jax.tree.map(leaf, shapes(module, *inputs))
+    return jax.tree.map_with_path(leaf, shapes(module, *inputs))
 
 
 def prior(shape, classes=0, **options):
@@ -221,4 +225,66 @@ def test_sizes_that_cannot_be(options, message):
 def test_codes_and_labels_that_do_not_fit(options, code, label, message):
     with pytest.raises(ValueError, match=message) as raised:
         shapes(GatedPixelCNN(**(SMALL | options)), code, label)
+    assert "\n" not in str(raised.value)
+
+
+@partial(jax.jit, static_argnums=0)
+def draw_one(model, variables, key, code, at, label, temperature):
+    """Draws one code of each grid, from the logits of the whole; the rule of keys is `sample`'s."""
+    logits = model.apply(variables, code, label).reshape(code.shape[0], -1, model.codes)[:, at]
+    key = jax.random.fold_in(jax.random.fold_in(key, at // model.codebooks), at % model.codebooks)
+    drawn = jax.random.categorical(key, logits / temperature)
+    return code.reshape(code.shape[0], -1).at[:, at].set(drawn).reshape(code.shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "temperature", "options"),
+    [
+        ((3, 4, 5), 1.0, {}),
+        ((2, 5, 3, 3), 0.7, {"codebooks": 3, "kernel": 5, "layers": 3, "classes": 4}),
+        ((4, 3, 4, 1), 1.6, {"kernel": 7, "classes": 2}),
+    ],
+    ids=["plain", "codebooks", "wide kernel"],
+)
+def test_draws_are_those_without_a_cache(shape, temperature, options):
+    model, variables, _, label = prior(shape, codes=11, **options)
+    for seed in range(3):
+        key = jax.random.key(seed)
+        found = sample(model, variables, key, shape, label=label, temperature=temperature)
+        expected = jnp.zeros(shape, jnp.int32)
+        for at in range(np.prod(shape[1:])):
+            expected = draw_one(model, variables, key, expected, at, label, temperature)
+        assert found.dtype == jnp.int32
+        np.testing.assert_array_equal(found, expected)
+        assert len(np.unique(found)) >= 5
+
+
+def test_draws_follow_the_probabilities():
+    model, variables, _, _ = prior((1, 2, 1))
+    every = jnp.array(list(itertools.product(range(3), repeat=2)), jnp.int32).reshape(9, 2, 1)
+    nats = jax.jit(partial(model.apply, method="log_prob"))(variables, every)
+    p = np.exp(nats).reshape(3, 3)
+    draw = partial(sample, model, variables, jax.random.key(5), (4000, 2, 1))
+    first, second = np.asarray(draw()).reshape(4000, 2).T
+    share = np.zeros((3, 3))
+    np.add.at(share, (first, second), 1 / 4000)
+    np.testing.assert_allclose(share, p, atol=4 * 0.5 / np.sqrt(4000))
+    likeliest = p.sum(axis=1).argmax()
+    greedy = np.asarray(draw(temperature=1e-6)).reshape(4000, 2)
+    assert np.all(greedy == [likeliest, p[likeliest].argmax()])
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((2, 3, 3), {"temperature": 0}, r"temperature is 0; it must be finite and above 0"),
+        ((2, 3, 3), {"temperature": float("nan")}, r"temperature is nan"),
+        ((2, 3), {}, r"shape \(2, 3\); expected"),
+        ((2, 3, 3, 2), {}, r"codebooks=1"),
+        ((2, 3, 3), {"label": jnp.zeros(2, int)}, r"classes=0 and labels were given"),
+    ],
+)
+def test_draws_that_cannot_be(shape, options, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        sample(GatedPixelCNN(**SMALL), {}, jax.random.key(0), shape, **options)
     assert "\n" not in str(raised.value)
