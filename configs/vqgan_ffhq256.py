@@ -7,8 +7,9 @@ reads the images in the folder `FFHQ`; `--config.data.source=folder:PATH` names 
 Meant for GPUs or a TPU slice; not run by us, and the authors' rFID on FFHQ is not known to us.
 
 That of `vqgan_imagenet256`, where the perceptual loss and other batches are told of, with batches
-of 4, where the release has 3 on each device. The release adds the faces of CelebA-HQ. FFHQ is the user's own copy: a folder of its 70,000
-images, of which a seventh is held out (by lots, where the release has a list).
+of 4, where the release has 3 on each device. The release adds the faces of CelebA-HQ. FFHQ is the
+user's own copy: a folder of its 70,000 images, of which a seventh is held out (by lots, where the
+release has a list).
 """
 
 from ml_collections import ConfigDict
