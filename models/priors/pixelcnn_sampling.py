@@ -29,10 +29,11 @@ def sample(
 ) -> jax.Array:
     """Grids of codes drawn from the prior, int32 of the given shape.
 
-    Codebook j of position i = row * width + column is drawn, for the whole batch, with the key
-    fold_in(fold_in(key, i), j) and `jax.random.categorical`. So the codes are those that passing
-    the whole grid through the model for every position gives, unless rounding turns a near tie:
-    in bfloat16, or where float32 products are rounded further, some may differ.
+    Codebook j of position i = row * width + column is drawn, for the whole batch, by `draw` with
+    the key fold_in(fold_in(key, i), j). So the codes are those that passing the whole grid through
+    the model for every position gives, unless rounding moves a probability across the number
+    drawn: in bfloat16, or where float32 products are rounded further, some may differ. A label
+    outside its range makes codes of -1.
 
     Args:
       model: the prior.
@@ -53,12 +54,18 @@ def sample(
     return code.reshape(shape)
 
 
-def draw(
-    key: jax.Array, position: jax.Array, codebook: int, logits: jax.Array, temperature: jax.Array
-) -> jax.Array:
-    """Codes `[batch]` of one codebook of one position, from logits `[batch, codes]`."""
-    key = jax.random.fold_in(jax.random.fold_in(key, position), codebook)
-    return jax.random.categorical(key, logits / temperature)
+def draw(key: jax.Array, logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:
+    """Codes int32 `[batch]` from logits `[batch, codes]` over a temperature; -1 where one is NaN.
+
+    By inversion of the cumulative probabilities: a random number for each code drawn, where the
+    Gumbel trick of `jax.random.categorical` takes one for each value it could have.
+    """
+    cumulative = jnp.cumsum(jax.nn.softmax(logits / temperature), axis=-1)
+    total = cumulative[..., -1:]
+    u = jax.random.uniform(key, total.shape)
+    # Rounding can make u * total the total itself.
+    code = jnp.minimum(jnp.sum(cumulative <= u * total, axis=-1), logits.shape[-1] - 1)
+    return jnp.where(jnp.isnan(total[..., 0]), -1, code).astype(jnp.int32)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -79,13 +86,14 @@ def _sample(
     def next_column(carry: Any, inputs: Any) -> tuple[Any, jax.Array]:
         left, h = carry
         position, from_vertical = inputs
+        position_key = jax.random.fold_in(key, position)
         left, u = apply(left, h, from_vertical, method="next_column")
         code = []
         for j in range(codebooks):
             if j:
                 u = apply(u, code[-1], j - 1, method="condition")
             logits = apply(u, j, method="codebook_logits")
-            code.append(draw(key, position, j, logits, temperature))
+            code.append(draw(jax.random.fold_in(position_key, j), logits, temperature))
         code = jnp.stack(code, axis=-1)
         return (left, apply(code, method="embed")), code
 

@@ -10,7 +10,9 @@ import pytest
 
 from models.priors import GatedPixelCNN, sample
 from models.priors.pixelcnn import GatedLayer
+from models.priors.pixelcnn_sampling import draw
 
+pytestmark = pytest.mark.usefixtures("compiled_lightly")
 SMALL = {"codes": 3, "layers": 2, "features": 4, "kernel": 3, "output_features": 6}
 
 
@@ -42,9 +44,8 @@ def prior(shape, classes=0, **options):
     return model, variables_of(model, code, label), code, label
 
 
-@pytest.fixture(scope="module")
-def gradients():
-    """Size of the gradient of each position's hidden units in each position's embedding, 4x5."""
+def test_a_position_sees_all_of_the_past_and_nothing_else():
+    # 4 layers * floor(3 / 2) columns reach from one side of the 5 columns to the other.
     model, variables, _, _ = prior((1, 4, 5), layers=4)
     x = jax.random.normal(jax.random.key(0), (1, 4, 5, model.features))
     weights = jax.random.normal(jax.random.key(1), (model.features,))
@@ -53,16 +54,10 @@ def gradients():
     def jacobian(x):
         return jax.jacrev(lambda x: model.apply(variables, x, method="stacks")[0] @ weights)(x)
 
-    return np.linalg.norm(jacobian(x)[:, :, 0], axis=-1).reshape(20, 20)
-
-
-def test_no_position_sees_itself_or_the_future(gradients):
-    assert np.all(gradients[np.triu_indices(20)] == 0)
-
-
-def test_no_spot_of_the_past_is_blind(gradients):
-    # 4 layers * floor(3 / 2) columns reach from one side of the 5 columns to the other.
-    assert np.all(gradients[np.tril_indices(20, -1)] > 1e-6)
+    # [position, position of the embedding]: sizes of the gradients.
+    gradients = np.linalg.norm(jacobian(x)[:, :, 0], axis=-1).reshape(20, 20)
+    assert np.all(gradients[np.triu_indices(20)] == 0)  # itself and the future
+    assert np.all(gradients[np.tril_indices(20, -1)] > 1e-6)  # no spot is blind
 
 
 def test_order_of_codes_at_one_position():
@@ -134,7 +129,6 @@ def test_probabilities_of_all_grids_sum_to_one(grid, options):
     np.testing.assert_allclose(np.exp(np.float64(nats)).sum(), 1, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("compiled_lightly")
 def test_log_prob_jitted_its_gradient_and_the_class():
     model, variables, code, label = prior((3, 3, 4, 2), classes=4, codebooks=2)
 
@@ -233,7 +227,7 @@ def draw_one(model, variables, key, code, at, label, temperature):
     """Draws one code of each grid, from the logits of the whole; the rule of keys is `sample`'s."""
     logits = model.apply(variables, code, label).reshape(code.shape[0], -1, model.codes)[:, at]
     key = jax.random.fold_in(jax.random.fold_in(key, at // model.codebooks), at % model.codebooks)
-    drawn = jax.random.categorical(key, logits / temperature)
+    drawn = draw(key, logits, temperature)
     return code.reshape(code.shape[0], -1).at[:, at].set(drawn).reshape(code.shape)
 
 
@@ -264,14 +258,26 @@ def test_draws_follow_the_probabilities():
     every = jnp.array(list(itertools.product(range(3), repeat=2)), jnp.int32).reshape(9, 2, 1)
     nats = jax.jit(partial(model.apply, method="log_prob"))(variables, every)
     p = np.exp(nats).reshape(3, 3)
-    draw = partial(sample, model, variables, jax.random.key(5), (4000, 2, 1))
-    first, second = np.asarray(draw()).reshape(4000, 2).T
+    drawn = partial(sample, model, variables, jax.random.key(5), (4000, 2, 1))
+    first, second = np.asarray(drawn()).reshape(4000, 2).T
     share = np.zeros((3, 3))
     np.add.at(share, (first, second), 1 / 4000)
     np.testing.assert_allclose(share, p, atol=4 * 0.5 / np.sqrt(4000))
     likeliest = p.sum(axis=1).argmax()
-    greedy = np.asarray(draw(temperature=1e-6)).reshape(4000, 2)
+    greedy = np.asarray(drawn(temperature=1e-6)).reshape(4000, 2)
     assert np.all(greedy == [likeliest, p[likeliest].argmax()])
+
+
+def test_draws_from_logits():
+    p = np.array([0.0, 0.6, 0.0, 0.1, 0.3, 0.0])
+    logits = jnp.log(jnp.asarray(p, jnp.float32))
+    for temperature in (1.0, 2.0):
+        code = jax.jit(draw)(jax.random.key(0), jnp.tile(logits, (20000, 1)), temperature)
+        expected = p ** (1 / temperature) / np.sum(p ** (1 / temperature))
+        share = np.bincount(code, minlength=6) / 20000
+        np.testing.assert_allclose(share, expected, atol=4 * 0.5 / np.sqrt(20000))
+        assert np.all(share[p == 0] == 0)
+    assert draw(jax.random.key(0), logits.at[4].set(jnp.nan)[None]) == -1
 
 
 @pytest.mark.parametrize(
