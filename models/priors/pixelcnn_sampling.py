@@ -60,7 +60,9 @@ def draw(key: jax.Array, logits: jax.Array, temperature: float | jax.Array = 1.0
     By inversion of the cumulative probabilities: a random number for each code drawn, where the
     Gumbel trick of `jax.random.categorical` takes one for each value it could have.
     """
-    cumulative = jnp.cumsum(jax.nn.softmax(logits / temperature), axis=-1)
+    # The largest is 0 at any temperature, so that none overflows.
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
+    cumulative = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
     total = cumulative[..., -1:]
     u = jax.random.uniform(key, total.shape)
     # Rounding can make u * total the total itself.
@@ -79,9 +81,14 @@ def _sample(
 ) -> jax.Array:
     """A scan over rows, and in each a scan over its positions."""
     batch, height, width, codebooks = shape
-    reach, p = model.kernel // 2, model.features
     apply = partial(model.apply, variables)
-    empty = partial(jnp.zeros, dtype=model.dtype)
+    # Zeros made from the data, which vary over mapped axes as the codes will.
+    of_data = jax.random.bits(key, (batch,)).astype(jnp.int32) + (0 if label is None else label)
+    code = jnp.repeat(jnp.zeros_like(of_data)[:, None], codebooks, axis=1)
+    zeros = jnp.zeros_like(apply(code, method="embed"))  # [batch, p]
+    columns = jnp.repeat(zeros[:, None], model.kernel // 2, axis=1)
+    v = jnp.repeat(zeros[:, None, None], width, axis=2)
+    rows = jnp.repeat(v, model.kernel // 2, axis=1)
 
     def next_column(carry: Any, inputs: Any) -> tuple[Any, jax.Array]:
         left, h = carry
@@ -102,12 +109,10 @@ def _sample(
         above, from_vertical = apply(above, v, label, method="next_row")
         # [width, batch, 2p], for the scan over columns.
         from_vertical = tuple(jnp.moveaxis(a[:, 0], 1, 0) for a in from_vertical)
-        start = (empty((batch, reach, p)),) * model.layers, empty((batch, p))
         inputs = row * width + jnp.arange(width), from_vertical
-        _, code = jax.lax.scan(next_column, start, inputs)
+        _, code = jax.lax.scan(next_column, ((columns,) * model.layers, zeros), inputs)
         code = jnp.moveaxis(code, 0, 1)
         return (above, apply(code, method="embed")[:, None]), code
 
-    start = (empty((batch, reach, width, p)),) * model.layers, empty((batch, 1, width, p))
-    _, code = jax.lax.scan(next_row, start, jnp.arange(height))
+    _, code = jax.lax.scan(next_row, ((rows,) * model.layers, v), jnp.arange(height))
     return jnp.moveaxis(code, 0, 1)
