@@ -34,7 +34,7 @@ def vqgan_from_weights(arrays: Mapping[str, np.ndarray], params: Mapping[str, An
       ValueError: the model is another; an array is absent, of another shape, not finite, or of a
         layer that the model does not have.
     """
-    bottleneck, decoder = params["bottleneck"], params["decoder"]
+    bottleneck, decoder = params.get("bottleneck", {}), params["decoder"]
     if (
         set(bottleneck) != {"project", "codebook"}
         or len(bottleneck["codebook"]) != 1
