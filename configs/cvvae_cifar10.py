@@ -10,7 +10,7 @@ start, with 800 numbers; the overrides of `cvvae_digits` serve here too.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, vqvae_cifar10
 
 MODES = ("agreement", "published")
 
@@ -18,24 +18,12 @@ MODES = ("agreement", "published")
 def get_config(mode: str = "agreement") -> ConfigDict:
     if mode not in MODES:
         raise ValueError(f"cvvae_cifar10 has no variant {mode!r}; known: {', '.join(MODES)}")
-    config = base.get_config()
+    config = vqvae_cifar10.get_config()
     config.name = "cvvae_cifar10"
-    config.model.image_shape = (32, 32, 3)
-    config.model.data_variance = 0.06327039811675479  # of the training images
-    config.model.backbone = base.convnet(widths=(64, 128), last_width=128)
     config.model.bottleneck = base.capsules(primaries=16, pose=8, outputs=16, depth=4)
     if mode == "published":
         config.model.bottleneck = base.released_capsules()
     # Mean squared error over the data's variance.
     config.loss_weights = ConfigDict({"reconstruction": 2 / (32 * 32 * 3)})
-    config.data.source = "tfds:cifar10"
-    config.data.train = "train[:30000]+test"
-    config.data.test = "train[30000:40000]"
-    config.optimizer.learning_rate = 3e-4
-    config.train.steps = 10_000
-    config.train.batch_size = 32
     config.evaluation.evaluators = ("losses", "image")
-    config.evaluation.every = 5000
-    config.log_every = 100
-    config.checkpoint_every = 500
     return config

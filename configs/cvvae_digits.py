@@ -23,7 +23,7 @@ ones. The released layer, trained, learns to look at one input capsule alone.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, vqvae_digits
 
 MODES = ("agreement", "published")
 
@@ -31,23 +31,12 @@ MODES = ("agreement", "published")
 def get_config(mode: str = "agreement") -> ConfigDict:
     if mode not in MODES:
         raise ValueError(f"cvvae_digits has no variant {mode!r}; known: {', '.join(MODES)}")
-    config = base.get_config()
+    config = vqvae_digits.get_config()
     config.name = "cvvae_digits"
-    config.model.image_shape = (8, 8, 1)
-    config.model.backbone = base.convnet(widths=(32,), last_width=64)
     config.model.bottleneck = base.capsules(primaries=8, pose=8, outputs=8, depth=2)
     if mode == "published":
         config.model.bottleneck = base.released_capsules()
     # Mean squared error over the data's variance.
     config.loss_weights = ConfigDict({"reconstruction": 2 / (8 * 8)})
-    config.data.source = "digits"
-    config.data.holdout = 0.2
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.schedule = "cosine"
-    config.train.steps = 3000
-    config.train.batch_size = 64
     config.evaluation.evaluators = ("losses", "image")
-    config.evaluation.every = 1000
-    config.log_every = 50
-    config.checkpoint_every = 500
     return config
