@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.weights import checked_array
+
 SIDE = 299
 FEATURES = 2048
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -191,12 +193,15 @@ def inception_from_weights(arrays: Mapping[str, np.ndarray]) -> Weights:
     """
     weights: Weights = {}
 
+    def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return checked_array(arrays, name, shape, of="Inception-v3").astype(np.float64)
+
     def take(block: str) -> Callable[[Conv, int], int]:
         def one(conv: Conv, before: int) -> int:
             name = f"{block}{conv.name}"
-            kernel = _take(arrays, f"{name}.conv.weight", (conv.features, before, *conv.size))
+            kernel = array(f"{name}.conv.weight", (conv.features, before, *conv.size))
             gain, offset, mean, variance = (
-                _take(arrays, f"{name}.bn.{part}", (conv.features,))
+                array(f"{name}.bn.{part}", (conv.features,))
                 for part in ("weight", "bias", "running_mean", "running_var")
             )
             # Fixed statistics: one gain and one offset for each channel, the gain in the kernel.
@@ -255,16 +260,3 @@ def _pool(kind: str, h: jax.Array) -> jax.Array:
         return total / count
     strides, padding = ((1, 2, 2, 1), "VALID") if kind == "reduce" else ((1, 1, 1, 1), "SAME")
     return jax.lax.reduce_window(h, -jnp.inf, jax.lax.max, window, strides, padding)
-
-
-def _take(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name not in arrays:
-        raise ValueError(f"weights of Inception-v3 lack {name!r}, {list(shape)}")
-    found = np.asarray(arrays[name], np.float64)
-    if found.shape != shape:
-        raise ValueError(
-            f"weights of Inception-v3: {name!r} is {list(found.shape)}, expected {list(shape)}"
-        )
-    if not np.isfinite(found).all():
-        raise ValueError(f"weights of Inception-v3: {name!r} is not finite")
-    return found

@@ -20,6 +20,7 @@ import numpy as np
 from flax import struct
 
 from bottlenecks.votes import safe_root
+from models.weights import checked_array
 
 # ImageNet's mean and standard deviation, for images in [-1, 1].
 SHIFT = (-0.030, -0.088, -0.188)
@@ -199,6 +200,10 @@ def lpips_from_weights(arrays: Mapping[str, np.ndarray], *, net: str) -> Feature
     """
     if net not in NETS:
         raise ValueError(f"no network is called {net!r}; there are {', '.join(NETS)}")
+
+    def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return checked_array(arrays, name, shape, of=f"LPIPS with {net}").astype(np.float32)
+
     before = 3
     convolutions, linear = [], []
     stages = zip(NETS[net].stages, NETS[net].widths, strict=True)
@@ -206,12 +211,12 @@ def lpips_from_weights(arrays: Mapping[str, np.ndarray], *, net: str) -> Feature
         layers = []
         for conv in stage:
             name = f"net.slice{k + 1}.{conv.index}"
-            kernel = _take(arrays, f"{name}.weight", (width, before, conv.size, conv.size), net)
-            bias = _take(arrays, f"{name}.bias", (width,), net)
+            kernel = array(f"{name}.weight", (width, before, conv.size, conv.size))
+            bias = array(f"{name}.bias", (width,))
             layers.append((kernel.transpose(2, 3, 1, 0), bias))
             before = width
         convolutions.append(tuple(layers))
-        linear.append(_take(arrays, f"lin{k}.model.1.weight", (1, width, 1, 1), net).reshape(-1))
+        linear.append(array(f"lin{k}.model.1.weight", (1, width, 1, 1)).reshape(-1))
     return FeatureDistance(net, f"lpips_{net}", tuple(convolutions), tuple(linear))
 
 
@@ -235,25 +240,6 @@ def random_lpips(
         convolutions.append(tuple(layers))
     linear = tuple(jnp.ones(width) / width for width in widths)
     return FeatureDistance(net, "random_features_distance", tuple(convolutions), linear)
-
-
-def _take(
-    arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], net: str
-) -> np.ndarray:
-    if name not in arrays:
-        raise ValueError(
-            f"weights of LPIPS with {net} lack {name!r}, {list(shape)}; the first found are "
-            f"{', '.join(list(arrays)[:3]) or 'none'}"
-        )
-    found = np.asarray(arrays[name])
-    if found.shape != shape:
-        raise ValueError(
-            f"weights of LPIPS with {net}: {name!r} is {list(found.shape)}, expected {list(shape)}"
-        )
-    found = found.astype(np.float32)
-    if not np.isfinite(found).all():
-        raise ValueError(f"weights of LPIPS with {net}: {name!r} is not finite")
-    return found
 
 
 def _max_pool(h: jax.Array, size: int) -> jax.Array:

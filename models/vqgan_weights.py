@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from models.weights import checked_array
+
 # Names of the release by ours; layers of a block keep their names.
 _NAMES = (
     (r"^(down|up)_(\d+)_(block|attn)_(\d+)$", r"\1.\2.\3.\4"),
@@ -48,7 +50,7 @@ def vqgan_from_weights(arrays: Mapping[str, np.ndarray], params: Mapping[str, An
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
         taken.add(name)
-        return _take(arrays, name, shape)
+        return checked_array(arrays, name, shape, of="VQGAN").astype(np.float32)
 
     def layer(tree: Mapping[str, Any], name: str) -> dict:
         """A convolution, a normalisation, or a block of them."""
@@ -98,20 +100,3 @@ def _kernel(take: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A kernel `[height, width, in, out]`, or `[in, out]`, from PyTorch's `[out, in, h, w]`."""
     whole = shape if len(shape) == 4 else (1, 1, *shape)
     return take(name, tuple(whole[i] for i in (3, 2, 0, 1))).transpose(2, 3, 1, 0).reshape(shape)
-
-
-def _take(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name not in arrays:
-        raise ValueError(
-            f"weights of VQGAN lack {name!r}, {list(shape)}; the first found are "
-            f"{', '.join(list(arrays)[:3]) or 'none'}"
-        )
-    found = np.asarray(arrays[name])
-    if found.shape != tuple(shape):
-        raise ValueError(
-            f"weights of VQGAN: {name!r} is {list(found.shape)}, expected {list(shape)}"
-        )
-    found = found.astype(np.float32)
-    if not np.isfinite(found).all():
-        raise ValueError(f"weights of VQGAN: {name!r} is not finite")
-    return found
