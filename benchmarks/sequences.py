@@ -28,6 +28,9 @@ from training import HERE, WARM_UP, machine, table
 from turns import Contender
 
 sys.path.insert(0, str(HERE.parent))
+
+from configs import topographic_vae_mnist  # noqa: E402
+
 RENDERED = 64  # batches kept in memory for PyTorch: 65 MB
 
 
@@ -40,8 +43,9 @@ def main() -> None:
     if options.curve:
         print_curve(options.curve)
         return
-    if min(options.steps, options.rounds) < 1:
-        parser.error("--steps and --rounds are 1 or more")
+    unit = topographic_vae_mnist.get_config().train.steps_per_call
+    if options.rounds < 1 or options.steps < 1 or options.steps % unit:
+        parser.error(f"--rounds is 1 or more, --steps a multiple of {unit}, as many as a call does")
 
     print(machine())
     name, batches = load_sequences()
@@ -101,7 +105,6 @@ def print_curve(steps: int) -> None:
 
 def load_sequences():
     """The name of the source, and its batches as a run gets them."""
-    from configs import topographic_vae_mnist
     from train.data import Batches, load_source, make_transform
     from train.errors import UserError
 

@@ -31,34 +31,38 @@ class Waiting(loop.Progress):
         super().waited(seconds)
 
 
-def held_between_rounds(turns: Turns) -> None:
-    """Has the loop wait for its turn whenever a round's last step is done."""
+def held_between_rounds(turns: Turns, steps_per_call: int) -> None:
+    """Has the loop wait for its turn whenever a round's last step is done.
+
+    A round that is no multiple of `steps_per_call` lasts to the end of its last call.
+    """
     mapped = parallel.mapped
 
     def mapped_and_held(function, *, donate=False):
         run = mapped(function, donate=donate)
         if not donate:
             return run  # an evaluation step
-        errors, goal = [], 1
+        errors, goal, first = [], 1, True
         start = waited = 0.0
 
         def call(state, batch):
-            nonlocal goal, start, waited
+            nonlocal goal, first, start, waited
             if not start:
                 start = time.perf_counter()
             state, window = run(state, batch)
             errors.append(window.last["nmse"])
-            if len(errors) < goal:
+            if len(errors) * steps_per_call < goal:
                 return state, window
             jax.block_until_ready(state)
             seconds = time.perf_counter() - start
             error = float(np.mean([float(e) for e in errors]))
-            if goal == 1:
+            if first:
                 device = jax.devices()[0].device_kind
                 turns.report(first_step=seconds, error=error, device=device)
             else:
                 turns.report(seconds=seconds, waited=Waiting.seconds - waited, error=error)
             errors.clear()
+            first = False
             goal = turns.wait()
             if goal is None:
                 os._exit(0)  # nothing of this run is kept
@@ -80,7 +84,7 @@ def main(name: str, source: str) -> None:
         config.model.data_variance = 0.0
     config.train.steps = config.checkpoint_every = MANY
     config.evaluation.every = 0
-    held_between_rounds(turns)
+    held_between_rounds(turns, config.train.steps_per_call)
     with tempfile.TemporaryDirectory() as workdir:
         loop.train_and_evaluate(config, workdir)
 
