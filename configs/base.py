@@ -30,6 +30,10 @@ def get_config() -> ConfigDict:
     config.model.backbone = ConfigDict()
     config.model.bottleneck = ConfigDict()
     config.model.likelihood = ConfigDict({"name": "gaussian"})
+    # Of a run that trains a prior over codes, and nothing of the four above but dtype: the codes'
+    # grid and their codebooks, such as (8, 8, 1), and the prior's name and options.
+    config.model.code_shape = ()
+    config.model.prior = ConfigDict()
     # A loss term of how images look: "vgg16", "alexnet", or "" for none. It is LPIPS, lpips_vgg16
     # say, with a file of its weights (train/weights.py tells how to make one), and without one a
     # random_features_distance. Its weight is given in loss_weights by that name.
@@ -64,6 +68,8 @@ def get_config() -> ConfigDict:
     # Standard deviation of noise added to training images, in [0, 1] units; 0: none.
     config.data.noise = 0.0
     config.data.limit = 0
+    # Pixels as codes 0 .. levels - 1, for a prior over them; 0: pixels make an image.
+    config.data.levels = 0
     config.data.frames = 0  # of a sequence; 0: single images
     # Of sequences, one for each. Digits: rotation, scale, hue, perspective, or several that move
     # together, as rotation+hue. dSprites: x, y, orientation, scale.
@@ -213,6 +219,29 @@ def partitioned_latent(*, partitions: tuple[int, ...], **others: object) -> Conf
             **others,
         }
     )
+
+
+def set_pixelcnn(
+    config: ConfigDict, *, code_shape: tuple[int, int, int], codes: int, classes: int, **sizes: int
+) -> None:
+    """Sets the model to a gated PixelCNN over codes, trained by their likelihood alone.
+
+    `sizes` holds its `layers` and `features`, and what of `kernel` and `output_features` is not 5
+    and 128.
+    """
+    config.model.code_shape = code_shape
+    config.model.prior = ConfigDict(
+        {
+            "name": "pixelcnn",
+            "codes": codes,
+            "classes": classes,
+            "kernel": 5,
+            "output_features": 128,
+            **sizes,
+        }
+    )
+    config.loss_weights = ConfigDict({"nats": 1.0})
+    config.evaluation.evaluators = ("losses",)
 
 
 def mean_squared_weights(*, image_shape: tuple[int, int, int], depth: int) -> ConfigDict:

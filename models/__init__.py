@@ -16,6 +16,7 @@ from models.gaussian_vae import GaussianBottleneck
 from models.likelihoods import LIKELIHOODS, build_likelihood
 from models.partition_vae import PartitionedGaussian
 from models.perceptual import PerceptualTerm
+from models.priors import PRIORS, Prior
 from models.scvae import SparseCoder
 from models.topographic_vae import TopographicCapsules
 from models.vqvae import VectorQuantizer
@@ -28,6 +29,7 @@ __all__ = [
     "CapsuleRouter",
     "GaussianBottleneck",
     "PartitionedGaussian",
+    "Prior",
     "SparseCoder",
     "TopographicCapsules",
     "VectorQuantizer",
@@ -44,8 +46,9 @@ BOTTLENECKS: dict[str, Callable[..., nn.Module]] = {
     "vq": VectorQuantizer,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Fields of a bottleneck that no config gives.
+# Fields of a bottleneck, and of a prior, that no config gives.
 _OURS = ("parent", "name", "axis_name", "dtype")
+_PRIORS_OURS = (*_OURS, "codebooks")
 
 
 def build(
@@ -58,7 +61,8 @@ def build(
 
     Args:
       settings: `image_shape`, `backbone`, `bottleneck`, `likelihood` (each with a `name` and the
-        options of the thing named), `data_variance`, `dtype` and `remat`.
+        options of the thing named), `data_variance`, `dtype` and `remat`; or `prior` alike, with
+        `code_shape` and `dtype`: then the model is a `Prior`, else an `Autoencoder`.
       axis_name: mapped axis of the training step, for statistics over all devices; None outside.
       perceptual: a loss term of the images' looks, whose weights are read elsewhere.
 
@@ -68,6 +72,8 @@ def build(
     if settings["dtype"] not in DTYPES:
         raise ValueError(f"model.dtype is {settings['dtype']!r}; known: {', '.join(DTYPES)}")
     dtype = DTYPES[settings["dtype"]]
+    if settings.get("prior"):
+        return _build_prior(settings, dtype)
     shape = tuple(settings["image_shape"])
     if len(shape) != 3 or any(_unfit(size, int) for size in shape) or min(shape) < 1:
         raise ValueError(f"model.image_shape is {shape}; it must be (height, width, channels)")
@@ -96,11 +102,28 @@ def build(
     if name not in BOTTLENECKS:
         known = ", ".join(sorted(BOTTLENECKS))
         raise ValueError(f"model.bottleneck.name is {name!r}; known: {known}")
-    _check_options("model.bottleneck", name, options, BOTTLENECKS[name])
+    _check_options("model.bottleneck", name, options, BOTTLENECKS[name], ours=_OURS)
     bottleneck = BOTTLENECKS[name](axis_name=axis_name, dtype=dtype, **options)
     return Autoencoder(
         encoder, bottleneck, decoder, likelihood, data_variance=variance, perceptual=perceptual
     )
+
+
+def _build_prior(settings: Mapping[str, Any], dtype: jnp.dtype) -> Prior:
+    """The prior over codes of `code_shape`, (*grid, codebooks)."""
+    shape = tuple(settings["code_shape"])
+    if len(shape) < 2 or any(_unfit(size, int) for size in shape) or min(shape) < 1:
+        raise ValueError(
+            f"model.code_shape is {shape}; it must be the codes' grid and their codebooks, such as "
+            "(8, 8, 1)"
+        )
+    if settings["remat"]:
+        raise ValueError("model.remat is True, but a prior keeps its activations; set it to False")
+    name, options = _named(settings["prior"], "model.prior")
+    if name not in PRIORS:
+        raise ValueError(f"model.prior.name is {name!r}; known: {', '.join(sorted(PRIORS))}")
+    _check_options("model.prior", name, options, PRIORS[name], ours=_PRIORS_OURS)
+    return Prior(PRIORS[name](codebooks=shape[-1], dtype=dtype, **options))
 
 
 def _named(section: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
@@ -110,9 +133,11 @@ def _named(section: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]
     return options.pop("name"), options
 
 
-def _check_options(where: str, name: str, options: Mapping[str, Any], kind: type) -> None:
-    """Refuses options that the dataclass `kind` does not have, or does without."""
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in _OURS}
+def _check_options(
+    where: str, name: str, options: Mapping[str, Any], kind: type, *, ours: tuple[str, ...]
+) -> None:
+    """Refuses options that the dataclass `kind` does not have but for `ours`, or does without."""
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in ours}
     for option in options:
         if option not in fields:
             nearest = difflib.get_close_matches(option, fields, n=1)

@@ -66,6 +66,16 @@ def _named(value: Any) -> str:
     return "" if named else "a dict with a name, and the options of what is named"
 
 
+def _codes(value: Any) -> str:
+    sizes = list(value) if isinstance(value, list | tuple) else [0]
+    right = len(sizes) != 1 and not any(_whole(1)(size) for size in sizes)
+    return "" if right else "the codes' grid and their codebooks, such as (8, 8, 1), or ()"
+
+
+def _nothing_or_named(value: Any) -> str:
+    return "" if isinstance(value, Mapping) and not value else _named(value)
+
+
 def _weights(value: Any) -> str:
     right = isinstance(value, Mapping) and not any(_number()(weight) for weight in value.values())
     return "" if right else "a dict with a finite number for each loss term"
@@ -80,9 +90,11 @@ FIELDS: dict[str, Rule] = {
     "model.data_variance": _number(0),
     "model.dtype": _text,
     "model.remat": _truth,
-    "model.backbone": _named,
-    "model.bottleneck": _named,
+    "model.backbone": _nothing_or_named,
+    "model.bottleneck": _nothing_or_named,
     "model.likelihood": _named,
+    "model.code_shape": _codes,
+    "model.prior": _nothing_or_named,
     "model.perceptual.net": _text,
     "model.perceptual.file": _text,
     "loss_weights": _weights,
@@ -104,6 +116,7 @@ FIELDS: dict[str, Rule] = {
     "data.binarise": _text,
     "data.noise": _number(0),
     "data.limit": _whole(0),
+    "data.levels": _whole(0, 256),
     "data.frames": _whole(0),
     "data.transformations": _names,
     "data.test_transformations": _names,
@@ -152,6 +165,32 @@ def check_fields(config: ConfigDict) -> None:
             )
         if wanted := rule(found[name]):
             raise UserError(f"{name} is {found[name]!r}; it must be {wanted}")
+    _check_kind(config)
+
+
+def _check_kind(config: ConfigDict) -> None:
+    """A model is an autoencoder of images or a prior over codes, and its data are the like."""
+    model, data = config.model, config.data
+    if not model.prior:
+        for name in ("backbone", "bottleneck"):
+            if wanted := _named(model[name].to_dict()):
+                raise UserError(
+                    f"model.{name} is {model[name].to_dict()!r}; it must be {wanted}, unless "
+                    "model.prior is one"
+                )
+    elif model.backbone or model.bottleneck or model.perceptual.net:
+        raise UserError(
+            f"model.prior is {model.prior.name!r}, which has no backbone, bottleneck or perceptual "
+            "term; leave them empty"
+        )
+    codes = data.levels > 0
+    if codes != bool(model.prior):
+        raise UserError(
+            f"data.source is {data.source!r} with data.levels={data.levels}, which gives "
+            f"{'codes' if codes else 'images'}, and model.prior is "
+            f"{model.prior.get('name', '')!r}; a prior is trained on codes, any other model on "
+            "images"
+        )
 
 
 def check(config: ConfigDict) -> None:

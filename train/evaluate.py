@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +16,12 @@ from ml_collections import ConfigDict
 from train import cli, parallel, report, runs, steps
 from train.data.pipeline import evaluation_batches
 from train.data.sequences import movements_of
-from train.data.sources import load_source
-from train.data.statistics import data_statistics
-from train.data.transforms import make_transform
-from train.metrics import build_evaluators, codes, likelihood
+from train.data.sources import Source, load_source
+from train.data.statistics import code_statistics, data_statistics
+from train.data.transforms import Transform, make_transform
+from train.errors import UserError
+from train.metrics import OF_PRIORS, Evaluator, build_evaluators, codes, likelihood
+from train.metrics.codes import independent_codes
 from train.metrics.image import mean_image_baseline
 from train.progress import watched
 from train.state import TrainState, evaluation_variables
@@ -56,11 +58,44 @@ def check_evaluators(config: ConfigDict, state: TrainState) -> None:
         factors=movements_of(config.data, "test"),
         inception=config.evaluation.inception,
     )
-    batch = runs.example_batch(config)
-    batch["mask"] = jax.ShapeDtypeStruct(batch["image"].shape[:1], np.float32)
-    for evaluator in evaluators.values():
+    batch = runs.example_batch(config, rows=2)
+    batch["mask"] = jax.ShapeDtypeStruct((2,), np.float32)
+    for name, evaluator in evaluators.items():
+        if config.model.prior and name not in OF_PRIORS:
+            raise UserError(
+                f"the evaluator {name!r} measures images, and a prior has none; it has "
+                f"{', '.join(OF_PRIORS)}"
+            )
         sums = functools.partial(evaluator.sums, model)
         jax.eval_shape(sums, evaluation_variables(state), batch, jax.random.key(0))
+
+
+def measure_baselines(
+    config: ConfigDict, source: Source, transform: Transform | None
+) -> dict[str, Evaluator]:
+    """The trivial models that the config's own is compared with, measured on the training split.
+
+    The mean image, for images; fills in `config.model.data_variance` where that is 0. For codes,
+    independent ones: "uniform", and "unigram" with their frequencies.
+
+    Raises:
+      UserError: the prior does not fit the codes.
+    """
+    if config.model.prior:
+        net = runs.build_model(config).net
+        counts = code_statistics(
+            source,
+            transform,
+            shape=tuple(config.model.code_shape),
+            codes=net.codes,
+            classes=config.model.prior.get("classes", 0),
+        )
+        return independent_codes(counts)
+    statistics = data_statistics(source, transform)
+    if not config.model.data_variance:
+        config.model.data_variance = float(statistics.variance)
+    variance = config.model.data_variance
+    return {"mean_image": mean_image_baseline(statistics.mean_image, data_variance=variance)}
 
 
 def make_evaluation(
@@ -68,14 +103,14 @@ def make_evaluation(
     model: nn.Module,
     *,
     names: tuple[str, ...],
-    mean_image: np.ndarray | None = None,
+    baselines: Mapping[str, Evaluator] | None = None,
     split: str = "test",
 ) -> Callable[..., Evaluated]:
     """`evaluate(variables, stop=None) -> Evaluated` on a split of the config's data.
 
     Sums are gathered per batch on the devices, under a mask for the last, uneven batch, and added
-    up in float64: exact for any size of the split and any number of devices. With `mean_image`, the
-    trivial baseline, its figures are there too, named `mean_image/...`.
+    up in float64: exact for any size of the split and any number of devices. The figures of
+    `baselines` are there too, named `mean_image/...`, say.
     """
     source = load_source(config.data, split)
     transform = make_transform(config.data, split)
@@ -86,10 +121,8 @@ def make_evaluation(
         factors=movements_of(config.data, split),
         inception=config.evaluation.inception,
     )
-    if mean_image is not None:
-        evaluators["mean_image"] = mean_image_baseline(
-            mean_image, data_variance=config.model.data_variance
-        )
+    baselines = baselines or {}
+    evaluators.update(baselines)
     sums_step = parallel.mapped(steps.make_sums_step(model, evaluators))
 
     def evaluate(variables: Any, *, stop: Callable[[], bool] | None = None) -> Evaluated:
@@ -114,7 +147,7 @@ def make_evaluation(
                     totals[name][part] = totals[name].get(part, 0.0) + np.asarray(value, np.float64)
         values = {}
         for name, evaluator in evaluators.items():
-            prefix = f"{name}/" if name == "mean_image" else ""
+            prefix = f"{name}/" if name in baselines else ""
             for figure, value in evaluator.summary(totals[name]).items():
                 values[prefix + figure] = float(value)
         return Evaluated(values, totals)
@@ -143,11 +176,11 @@ def main(_: list[str]) -> None:
     parallel.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
     run = runs.load(workdir)
     train_source = load_source(config.data, "train")
-    statistics = data_statistics(train_source, make_transform(config.data, "train"))
+    baselines = measure_baselines(config, train_source, make_transform(config.data, "train"))
     names = runs.final_evaluators(config)
     model = runs.build_model(config, axis_name=parallel.AXIS)
     evaluate = make_evaluation(
-        config, model, names=names, mean_image=statistics.mean_image, split=flags.FLAGS.split
+        config, model, names=names, baselines=baselines, split=flags.FLAGS.split
     )
     evaluated = evaluate(run.variables)
     if flags.FLAGS.split == "test" and flags.FLAGS.importance_samples is None:

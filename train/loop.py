@@ -15,10 +15,15 @@ from train.checkpoints import Checkpoints
 from train.checks import check
 from train.data.pipeline import Batches, prefetch
 from train.data.sources import load_source
-from train.data.statistics import data_statistics
 from train.data.transforms import make_transform
 from train.errors import UserError
-from train.evaluate import Stopped, check_evaluators, make_evaluation, save_evaluation
+from train.evaluate import (
+    Stopped,
+    check_evaluators,
+    make_evaluation,
+    measure_baselines,
+    save_evaluation,
+)
 from train.interrupts import Interrupts
 from train.progress import Progress
 from train.state import TrainState, Window, evaluation_variables
@@ -56,9 +61,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
     )
     source = load_source(config.data, "train")
     transform = make_transform(config.data, "train")
-    statistics = data_statistics(source, transform)
-    if not config.model.data_variance:
-        config.model.data_variance = float(statistics.variance)
+    baselines = measure_baselines(config, source, transform)
     shared = {"batch_size": config.train.batch_size, "seed": config.seed, "transform": transform}
     batches = Batches(
         source, process_index=jax.process_index(), process_count=jax.process_count(), **shared
@@ -70,7 +73,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
     train_step = parallel.mapped(runs.make_train_step(config, model, optimizer), donate=True)
     evaluate = make_evaluation(config, model, names=tuple(config.evaluation.evaluators))
     evaluate_finally = make_evaluation(
-        config, model, names=runs.final_evaluators(config), mean_image=statistics.mean_image
+        config, model, names=runs.final_evaluators(config), baselines=baselines
     )
 
     # ------------------------------------------------------------ from here on, files are written

@@ -16,23 +16,26 @@ from train.data.pipeline import evaluation_batches
 from train.data.sources import load_source
 from train.data.transforms import make_transform
 
-BASELINE = "mean_image/"
+BASELINES = ("mean_image", "uniform", "unigram")
 SHOWN = 16
 SEQUENCES = 6
 
 
 def table(values: dict[str, float]) -> str:
-    """Figures by name, the mean image's beside them where it has them."""
-    own = {name: value for name, value in values.items() if not name.startswith(BASELINE)}
-    paired = [name for name in own if BASELINE + name in values]
-    single = [name for name in own if BASELINE + name not in values]
+    """Figures by name, those of the trivial baselines beside them where they have them."""
+    own = {name: value for name, value in values.items() if name.split("/")[0] not in BASELINES}
+    shown = [b for b in BASELINES if any(f"{b}/{name}" in values for name in own)]
+    paired = [name for name in own if any(f"{b}/{name}" in values for b in shown)]
+    single = [name for name in own if name not in paired]
     width = max(map(len, own), default=0)
     lines = []
     if paired:
-        lines.append(f"{'':{width}}  {'model':>10}  {'mean image':>10}")
-        lines += [
-            f"{n:{width}}  {own[n]:>10.5g}  {values[BASELINE + n]:>10.5g}" for n in sorted(paired)
-        ]
+        titles = "".join(f"  {b.replace('_', ' '):>10}" for b in shown)
+        lines.append(f"{'':{width}}  {'model':>10}{titles}")
+    for name in sorted(paired):
+        others = (values.get(f"{b}/{name}", float("nan")) for b in shown)
+        figures = "".join(f"  {value:>10.5g}" for value in (own[name], *others))
+        lines.append(f"{name:{width}}{figures}")
     lines += [f"{name:{width}}  {own[name]:>10.5g}" for name in sorted(single)]
     return "\n".join(lines)
 
@@ -54,15 +57,20 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     # Drawn beside, then copied: a workdir in a bucket has no file names that matplotlib knows.
     with tempfile.TemporaryDirectory() as local:
-        names = _draw(Path(local), path / "metrics.jsonl", config, variables, evaluation)
+        names = []
+        if not config.model.prior:
+            names = _draw_images(Path(local), config, variables, evaluation)
+        lines = Path(local) / "metrics.jsonl"
+        lines.write_text((path / "metrics.jsonl").read_text())
+        names.append("curves.png")
+        pictures.training_curves(lines, Path(local) / names[-1])
         for name in names:
             (folder / name).write_bytes((Path(local) / name).read_bytes())
     return [folder / name for name in names]
 
 
-def _draw(
+def _draw_images(
     folder: Path,
-    metrics: epath.Path,
     config: ConfigDict,
     variables: dict[str, Any],
     evaluation: dict[str, Any],
@@ -116,10 +124,6 @@ def _draw(
         pictures.image_grid(np.asarray(decode(variables, latent)), folder / drawn[-1], title=title)
         drawn.append("traversals.png")
         _draw_traversals(decode, variables, np.asarray(output.code[0]), kl, folder / drawn[-1])
-    drawn.append("curves.png")
-    lines = folder / "metrics.jsonl"
-    lines.write_text(metrics.read_text())
-    pictures.training_curves(lines, folder / drawn[-1])
     return drawn
 
 

@@ -21,8 +21,14 @@ from train.writers import write_whole
 FREE = ("checkpoint_every", "keep_checkpoints", "data.data_dir")
 # Fields that runs of earlier versions lack, by section, with what those runs did.
 LATER = {
-    "model": {"perceptual": {"net": "", "file": ""}},
-    "data": {"noise": 0.0, "frames": 0, "transformations": (), "test_transformations": ()},
+    "model": {"perceptual": {"net": "", "file": ""}, "code_shape": (), "prior": {}},
+    "data": {
+        "noise": 0.0,
+        "frames": 0,
+        "transformations": (),
+        "test_transformations": (),
+        "levels": 0,
+    },
     "adversary": {
         "loss": "",
         "layers": 3,
@@ -66,6 +72,11 @@ def build_model(config: ConfigDict, *, axis_name: str | None = None) -> nn.Modul
 
 def example_batch(config: ConfigDict, *, rows: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a batch of the config's data."""
+    if config.model.prior:
+        return {
+            "code": jax.ShapeDtypeStruct((rows, *config.model.code_shape), jnp.int32),
+            "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        }
     frames = config.data.frames
     if not frames:
         shape = (rows, *config.model.image_shape)

@@ -143,6 +143,11 @@ class GatedPixelCNN(nn.Module):
             raise ValueError(f"prior.classes is {self.classes}; it must be 0 (none) or more")
         super().__post_init__()
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Entries of a batch that `log_prob` takes after the codes."""
+        return ("label",) if self.classes else ()
+
     def setup(self) -> None:
         """Embeddings, layers, and the two layers after them."""
         K, p = self.codes, self.features

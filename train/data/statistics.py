@@ -1,4 +1,4 @@
-"""Mean image and variance of a data set: what a likelihood's scale and start values need."""
+"""What is measured of the training data before a run: images' mean and variance, codes' use."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,6 +8,7 @@ import numpy as np
 from train.data.pipeline import gather
 from train.data.random_access import InMemory, Source
 from train.data.transforms import Transform
+from train.errors import UserError
 
 _SMALL = 2**30  # bytes of in-memory examples that are counted whole
 _CHUNK = 512
@@ -18,6 +19,66 @@ class Statistics(NamedTuple):
 
     mean_image: np.ndarray
     variance: float
+
+
+def code_statistics(
+    source: Source,
+    transform: Transform | None,
+    *,
+    shape: tuple[int, ...],
+    codes: int,
+    classes: int = 0,
+    examples: int = 4096,
+) -> np.ndarray:
+    """Uses of each code, int64 `[codebooks, codes]`; checks on the way that a prior fits the codes.
+
+    In-memory sources without a transform are counted whole, others by evenly spaced examples.
+
+    Args:
+        source: of examples with "code", whole numbers `shape`.
+        transform: the config's.
+        shape: (*grid, codebooks).
+        codes: K, the values of a code.
+        classes: of "label"; 0 if labels do not matter.
+        examples: how many, at most, where not all are counted.
+
+    Raises:
+        UserError: codes of another shape or outside 0 .. K - 1; labels that are missing, or outside
+            0 .. classes - 1.
+    """
+    whole = transform is None and isinstance(source, InMemory)
+    count = len(source) if whole else min(examples, len(source))
+    indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
+    counts = np.zeros((shape[-1], codes), np.int64)
+    for start in range(0, count, _CHUNK):
+        some = indices[start : start + _CHUNK]
+        batch = gather(source, some, transform, 0, some)
+        code = batch["code"]
+        if code.shape[1:] != shape:
+            raise UserError(
+                f"the data's codes are {code.shape[1:]}, model.code_shape is {shape}; set "
+                f"model.code_shape={code.shape[1:]}"
+            )
+        _check_range("codes", code, codes, "model.prior.codes")
+        if classes and "label" not in batch:
+            raise UserError(
+                f"model.prior.classes is {classes}, but the data have no labels; set it to 0"
+            )
+        if classes:
+            _check_range("labels", batch["label"], classes, "model.prior.classes")
+        for number, uses in enumerate(counts):
+            uses += np.bincount(code[..., number].ravel(), minlength=codes)
+    return counts
+
+
+def _check_range(what: str, values: np.ndarray, size: int, field: str) -> None:
+    """Refuses values outside 0 .. size - 1."""
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= size:
+        raise UserError(
+            f"the data's {what} go from {low} to {high}, but {field} is {size}; they must lie in "
+            f"0 .. {size - 1}"
+        )
 
 
 def data_statistics(

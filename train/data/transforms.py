@@ -24,6 +24,7 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
     float32 0 or 1. `data.noise` is the standard deviation of Gaussian noise added in [0, 1] units
     and cut to that range, in "train" only; the noisy image is input and target. In evaluation the
     generator is seeded by the example's index alone, so the test images are the same every time.
+    `data.levels`, if not 0, turns "image" into "code", int32 0 .. levels - 1, the nearest each.
     Digits of a source of sequences become sequences, as `sequences.make_transform` says, and
     nothing else is done to those.
 
@@ -37,12 +38,13 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
     binarise = data.get("binarise", "")
     if binarise not in ("", "stochastic"):
         raise UserError(f"data.binarise is {binarise!r}; expected '' or 'stochastic'")
+    levels = data.get("levels", 0)
     if data.get("frames", 0):
         flip, noise = data.get("flip", False), data.get("noise", 0.0)
-        if crop != "none" or flip or binarise or noise:
+        if crop != "none" or flip or binarise or noise or levels:
             raise UserError(
                 f"data.crop is {crop!r}, data.flip {flip}, data.binarise {binarise!r}, data.noise "
-                f"{noise}; nothing of this is done to sequences"
+                f"{noise}, data.levels {levels}; nothing of this is done to sequences"
             )
         drawn = data["source"] in ("sequences:mnist", "sequences:digits")
         return sequences.make_transform(data, split) if drawn else None
@@ -51,7 +53,7 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
     noise = np.float32(data.get("noise", 0.0) if train else 0.0)
     if data["source"] == "photos" and not train:
         crop = "none"  # the test set is a grid of crops already
-    if crop == "none" and not flip and not binarise and not noise:
+    if crop == "none" and not flip and not binarise and not noise and not levels:
         return None
 
     def transform(example: Example, random: np.random.Generator) -> Example:
@@ -64,17 +66,31 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
             image = image[:, ::-1]
         if binarise:
             scale = 255 if image.dtype == np.uint8 else 1
-            levels = random.random(image.shape, np.float32) * np.float32(scale)
-            image = (levels < image).astype(np.float32)
+            draws = random.random(image.shape, np.float32) * np.float32(scale)
+            image = (draws < image).astype(np.float32)
         if noise:
             unit = np.float32(255 if image.dtype == np.uint8 else 1)
             noisy = image / unit + noise * random.standard_normal(image.shape, np.float32)
             image = np.clip(noisy, 0, 1)
         if image.shape != shape:
             raise UserError(f"found an image of shape {image.shape}, data.image_shape is {shape}")
+        if levels:
+            rest = {name: value for name, value in example.items() if name != "image"}
+            return {**rest, "code": quantised(image, levels)}
         return {**example, "image": image}
 
     return transform
+
+
+def quantised(image: np.ndarray, levels: int) -> np.ndarray:
+    """The nearest of `levels` values, from 0 for black to levels - 1 for white, int32.
+
+    Args:
+        image: uint8, or floating in [0, 1].
+        levels: 2 or more.
+    """
+    unit = image / 255.0 if image.dtype == np.uint8 else image
+    return np.rint(unit * (levels - 1)).astype(np.int32)
 
 
 def _crop(

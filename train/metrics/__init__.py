@@ -29,6 +29,9 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "sequence_likelihood": sequence_likelihood_evaluator,
 }
 
+# Those of a model whose batch has codes in place of images.
+OF_PRIORS = ("losses",)
+
 
 def build_evaluators(names: Iterable[str], **options: Any) -> dict[str, Evaluator]:
     """Makes the named evaluators, each from those of the options that it takes.
@@ -61,4 +64,4 @@ def build_evaluators(names: Iterable[str], **options: Any) -> dict[str, Evaluato
     return evaluators
 
 
-__all__ = ["EVALUATORS", "Evaluator", "build_evaluators"]
+__all__ = ["EVALUATORS", "OF_PRIORS", "Evaluator", "build_evaluators"]

@@ -1,5 +1,6 @@
 """How discrete codes are used: perplexity, dead codes, bits."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from bottlenecks import code_counts
 from train.errors import UserError
-from train.metrics.evaluator import Evaluator, example_mask
+from train.metrics.evaluator import Evaluator, example_mask, masked_sums, mean_floats
 
 
 def codes_evaluator() -> Evaluator:
@@ -68,6 +69,40 @@ def entropy_bits(counts: np.ndarray) -> np.ndarray:
     """
     p = counts / counts.sum(axis=-1, keepdims=True)
     return -(p * np.log2(np.where(p > 0, p, 1))).sum(axis=-1)
+
+
+def independent_codes(counts: np.ndarray) -> dict[str, Evaluator]:
+    """Measures what a prior's "losses" do, for codes drawn independently of one another.
+
+    "uniform" gives every code 1 / K; "unigram" its frequency in another split, each count raised
+    by 1/2 so that a code not met there has one (Krichevsky & Trofimov 1981). Their `sums` need no
+    model.
+
+    Args:
+        counts: whole numbers `[codebooks, K]`, uses in the training split.
+    """
+    codes = counts.shape[1]
+    smooth = counts + 0.5
+    frequencies = smooth / smooth.sum(axis=1, keepdims=True)
+    tables = {"uniform": np.full(counts.shape, 1 / codes), "unigram": frequencies}
+    return {name: _independent(-np.log(table)) for name, table in tables.items()}
+
+
+def _independent(nats: np.ndarray) -> Evaluator:
+    """The length of codes, by one table `[codebooks, K]` of nats."""
+    table = np.asarray(nats, np.float32)
+
+    def sums(
+        model: Any, variables: Any, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> dict[str, jax.Array]:
+        del model, variables, key
+        code = batch["code"]
+        each = jnp.asarray(table)[jnp.arange(len(table)), code]
+        total = each.sum(axis=tuple(range(1, code.ndim)))
+        per_code = total / (math.prod(code.shape[1:]) * math.log(2))
+        return masked_sums({"nats": total, "bits_per_code": per_code}, example_mask(batch))
+
+    return Evaluator(sums, mean_floats)
 
 
 def _summary(totals: Mapping[str, np.ndarray]) -> dict[str, float]:
