@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     config.adversary.gradient_penalty = 0.0  # weight of 1/2 |dD(x)/dx|^2 at real images; 0: none
 
     config.data = ConfigDict()
-    # digits, photos, tfds:NAME, folder:PATH, array:PATH, game:NAME, synthetic;
+    # digits, photos, tfds:NAME, folder:PATH, array:PATH, game:NAME, codes:W, synthetic;
     # sequences:mnist, sequences:digits, sequences:dsprites, sequences:PATH (of dSprites in a file)
     config.data.source = ""
     # Of TFDS; empty: TFDS_DATA_DIR, or TFDS's own default. Of what games have played: a cache.
@@ -70,6 +70,8 @@ def get_config() -> ConfigDict:
     config.data.limit = 0
     # Pixels as codes 0 .. levels - 1, for a prior over them; 0: pixels make an image.
     config.data.levels = 0
+    # Of the checkpoint that the codes of "codes:W" are of; 0: of W's newest, noted at the start.
+    config.data.encoder_checksum = 0
     config.data.frames = 0  # of a sequence; 0: single images
     # Of sequences, one for each. Digits: rotation, scale, hue, perspective, or several that move
     # together, as rotation+hue. dSprites: x, y, orientation, scale.

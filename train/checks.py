@@ -117,6 +117,7 @@ FIELDS: dict[str, Rule] = {
     "data.noise": _number(0),
     "data.limit": _whole(0),
     "data.levels": _whole(0, 256),
+    "data.encoder_checksum": _whole(0, 2**32 - 1),
     "data.frames": _whole(0),
     "data.transformations": _names,
     "data.test_transformations": _names,
@@ -183,7 +184,7 @@ def _check_kind(config: ConfigDict) -> None:
             f"model.prior is {model.prior.name!r}, which has no backbone, bottleneck or perceptual "
             "term; leave them empty"
         )
-    codes = data.levels > 0
+    codes = data.levels > 0 or data.source.startswith("codes:")
     if codes != bool(model.prior):
         raise UserError(
             f"data.source is {data.source!r} with data.levels={data.levels}, which gives "

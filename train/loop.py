@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from train import parallel, report, runs, steps
 from train.checkpoints import Checkpoints
 from train.checks import check
+from train.data.codes import pin_encoder
 from train.data.pipeline import Batches, prefetch
 from train.data.sources import load_source
 from train.data.transforms import make_transform
@@ -51,6 +52,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
     """
     # ------------------------------------------------------------ checks, before any work
     check(config)
+    pin_encoder(config.data)
     abstract = runs.abstract_state(config)
     check_evaluators(config, abstract)
     runs.check_workdir(workdir, config, abstract)

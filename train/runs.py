@@ -28,6 +28,7 @@ LATER = {
         "transformations": (),
         "test_transformations": (),
         "levels": 0,
+        "encoder_checksum": 0,
     },
     "adversary": {
         "loss": "",
@@ -251,6 +252,11 @@ def _check_same(old: ConfigDict, new: ConfigDict, workdir: str) -> None:
         measured = name == "model.data_variance" and not new.get(name)
         if name in FREE or measured or old.get(name) == new.get(name):
             continue
+        if name == "data.encoder_checksum":
+            raise UserError(
+                f"{workdir} holds a prior over the codes of another checkpoint than the newest of "
+                f"{new['data.source']}; choose another --workdir"
+            )
         raise UserError(
             f"{workdir} holds a run of another config: {name} is {old.get(name)!r} there and "
             f"{new.get(name)!r} here; choose another --workdir, or set it to the same value"

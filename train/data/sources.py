@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data import files, games, photos, sequences, sprites, tfds_source
+from train.data import codes, files, games, photos, sequences, sprites, tfds_source
 from train.data.random_access import ImageSize, InMemory, Source, Subset, image_size, select
 from train.errors import UserError
 
@@ -23,6 +23,7 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
       "folder:PATH"  image files; sub-folders are labels, or "train" and "test" at the top, splits;
       "array:PATH"   images in a .npy or .npz file;
       "game:NAME"    frames of "pong" or "breakout", played by a policy seeded by `data.split_seed`;
+      "codes:W"      the discrete codes of the data of the trained run in W, with its splits;
       "synthetic"    noise, 1,024 + 256 images: to try a machine out;
       "sequences:digits", "sequences:mnist"    digits that `data.transformations` move through
                      `data.frames` frames (see `sequences`); the sources give the still digits;
@@ -56,6 +57,9 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
         source = tfds_source.load(
             place, expression, size, data_dir=data.get("data_dir", ""), limit=limit
         )
+    elif kind == "codes" and place:
+        parts = codes.load(place, checksum=data.get("encoder_checksum", 0))
+        source = _cut(parts, expression, data["source"])
     elif kind == "game" and place:
         parts = games.load(
             place, size, seed=data.get("split_seed", 0), data_dir=data.get("data_dir", "")
@@ -71,14 +75,15 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
     else:
         raise UserError(
             f"data.source is {data['source']!r}; expected 'digits', 'photos', 'synthetic', "
-            "'tfds:NAME', 'folder:PATH', 'array:PATH', 'game:NAME', 'sequences:mnist', "
-            "'sequences:digits', 'sequences:dsprites' or 'sequences:PATH'"
+            "'tfds:NAME', 'folder:PATH', 'array:PATH', 'game:NAME', 'codes:W', "
+            "'sequences:mnist', 'sequences:digits', 'sequences:dsprites' or 'sequences:PATH'"
         )
     if 0 < limit < len(source):
         source = select(source, np.arange(limit))
     if len(source) == 0:
         raise UserError(f"data.{split}={expression!r} of {data['source']} has no example")
-    if isinstance(source, InMemory) and not frames:  # others check what they read or draw
+    # Others check what they read or draw.
+    if isinstance(source, InMemory) and not frames and kind != "codes":
         size.check(source.arrays["image"].shape[1:], data["source"])
     return source
 

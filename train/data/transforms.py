@@ -39,12 +39,14 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
     if binarise not in ("", "stochastic"):
         raise UserError(f"data.binarise is {binarise!r}; expected '' or 'stochastic'")
     levels = data.get("levels", 0)
-    if data.get("frames", 0):
+    codes = data["source"].startswith("codes:")
+    if data.get("frames", 0) or codes:
         flip, noise = data.get("flip", False), data.get("noise", 0.0)
         if crop != "none" or flip or binarise or noise or levels:
             raise UserError(
                 f"data.crop is {crop!r}, data.flip {flip}, data.binarise {binarise!r}, data.noise "
-                f"{noise}, data.levels {levels}; nothing of this is done to sequences"
+                f"{noise}, data.levels {levels}; nothing of this is done to "
+                f"{'codes' if codes else 'sequences'}"
             )
         drawn = data["source"] in ("sequences:mnist", "sequences:digits")
         return sequences.make_transform(data, split) if drawn else None

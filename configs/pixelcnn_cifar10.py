@@ -1,0 +1,27 @@
+"""Gated PixelCNN over the 8x8 codes of `vqvae_cifar10`, given the class.
+
+    python -m train --config configs/pixelcnn_cifar10.py --workdir runs/pixelcnn_cifar10
+
+Of the codes of a run in runs/vqvae_cifar10, else `--config.data.source=codes:RUN`. Not run to its
+end by us. The sizes are ours.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.name = "pixelcnn_cifar10"
+    base.set_pixelcnn(config, code_shape=(8, 8, 1), codes=512, classes=10, layers=6, features=64)
+    config.data.source = "codes:runs/vqvae_cifar10"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.train.steps = 5000
+    config.train.batch_size = 64
+    config.train.average_decay = 0.999
+    config.evaluation.every = 1000
+    config.log_every = 100
+    config.checkpoint_every = 500
+    return config
