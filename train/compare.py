@@ -5,7 +5,8 @@ then measures all of them in one way. `python -m train.compare --workdir W RUN R
 runs that exist; runs whose configs differ in the seed alone are one system.
 
 Where a comparison names `figures`, as (head, name, digits), or `--figures=NAME,NAME` does, its
-table has those of the runs' own evaluations instead, "-" where a system has none.
+table has those of the runs' own evaluations instead, "-" where a system has none. Where it names
+`curves`, or `--curves=NAME,NAME` does, those figures are also given at every evaluated step.
 """
 
 import json
@@ -20,7 +21,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from models.likelihoods import to_unit
-from train import cli, comparison_tables, latents, parallel, pictures, runs
+from train import cli, comparison_curves, comparison_tables, latents, parallel, pictures, runs
 from train.data.sequences import movements_of
 from train.errors import UserError
 from train.loop import train_and_evaluate
@@ -181,7 +182,9 @@ def main(arguments: list[str]) -> None:
     found = named(folders) if folders else train_all(config, workdir)
     if not parallel.is_first_process():
         return
-    if figures := _figures(config):
+    if curves := _columns(config, "curves"):
+        _write_curves(workdir, found, curves)
+    if figures := _columns(config, "figures"):
         measured = [evaluated(folder, system) for folder, system in found]
         comparison_tables.write(workdir, measured, figures, comparison_tables.EVALUATED)
         print(comparison_tables.markdown(measured, figures, comparison_tables.EVALUATED))
@@ -197,11 +200,24 @@ def main(arguments: list[str]) -> None:
     print("\npictures:", *map(str, drawn), sep="\n  ")
 
 
-def _figures(config: ConfigDict | None) -> comparison_tables.Columns:
-    """The columns that the comparison or the command asks for."""
+def _write_curves(
+    workdir: epath.Path, found: list[tuple[str, str]], columns: comparison_tables.Columns
+) -> None:
+    """Writes, draws and prints figures at every evaluated step."""
+    curves = [
+        comparison_curves.read(runs.folder(folder), system, seed=runs.read_config(folder).seed)
+        for folder, system in found
+    ]
+    comparison_curves.write(workdir, curves, columns)
+    comparison_curves.draw(curves, columns, workdir / "comparison_curves.png")
+    print(comparison_curves.markdown(curves, columns), end="\n\n")
+
+
+def _columns(config: ConfigDict | None, field: str) -> comparison_tables.Columns:
+    """The `figures` or `curves` that the comparison or the command asks for."""
     if config is not None:
-        return tuple(config.get("figures", ()))
-    return tuple((name, name, 4) for name in flags.FLAGS.figures)
+        return tuple(config.get(field, ()))
+    return tuple((name, name, 4) for name in flags.FLAGS[field].value)
 
 
 if __name__ == "__main__":
@@ -210,4 +226,5 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "figures", [], "of evaluation.json, to compare runs given by their folders in"
     )
+    flags.DEFINE_list("curves", [], "of metrics.jsonl, to compare such runs in at every step")
     cli.run(main, needs=("workdir",), arguments=True)

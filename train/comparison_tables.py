@@ -49,6 +49,15 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
+def cell(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation of a figure over seeds; "-" where there is none."""
+    if not len(values):
+        return "-"
+    mean, deviation = spread(values)
+    text = "-" if math.isnan(mean) else f"{mean:.{digits}f}"
+    return text if math.isnan(deviation) else f"{text} ± {deviation:.{digits}f}"
+
+
 def markdown(measured: Sequence[Any], columns: Columns = COLUMNS, notes: str = NOTES) -> str:
     """The table, with notes on how its figures came about under it."""
     heads = ["system", "seeds", *(head for head, _, _ in columns)]
@@ -56,9 +65,7 @@ def markdown(measured: Sequence[Any], columns: Columns = COLUMNS, notes: str = N
     for system, members in by_system(measured).items():
         cells = [system, str(len(members))]
         for _, name, digits in columns:
-            mean, deviation = spread([run.values.get(name, math.nan) for run in members])
-            text = "-" if math.isnan(mean) else f"{mean:.{digits}f}"
-            cells.append(text if math.isnan(deviation) else f"{text} ± {deviation:.{digits}f}")
+            cells.append(cell([run.values.get(name, math.nan) for run in members], digits))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n\n" + notes
 

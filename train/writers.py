@@ -22,7 +22,7 @@ class Writer:
     def __init__(self, workdir: epath.Path, *, resume_step: int) -> None:
         """Opens the file and drops what was logged after `resume_step`."""
         self.path = workdir / "metrics.jsonl"
-        self._lines = [line for line in _read(self.path) if line["step"] <= resume_step]
+        self._lines = [line for line in read_lines(self.path) if line["step"] <= resume_step]
         self._rewrite()
         self._file = self.path.open("a") if _is_local(self.path) else None
         self._events = _event_writer(workdir)
@@ -71,7 +71,7 @@ class SilentWriter:
         """Reads what the first process has written before this start."""
         self._done = {
             (line["step"], line["split"])
-            for line in _read(workdir / "metrics.jsonl")
+            for line in read_lines(workdir / "metrics.jsonl")
             if line["step"] <= resume_step
         }
 
@@ -116,7 +116,8 @@ def write_whole(path: epath.Path, text: str) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _read(path: epath.Path) -> list[dict]:
+def read_lines(path: epath.Path) -> list[dict]:
+    """The lines of a run's `metrics.jsonl`; none where there is no such file."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         # A line cut short by a kill came after the last checkpoint, and will be written again.

@@ -31,6 +31,7 @@ def get_config():
     config = ConfigDict()
     config.name = "compare_tiny"
     config.seeds = (0,)
+    config.curves = (("PSNR, dB", "psnr", 2), ("codes", "perplexity", 1))
     config.runs = ConfigDict({
         "sparse": scvae_digits.get_config(), "vq": vqvae_digits.get_config(),
     })
@@ -86,7 +87,11 @@ def test_a_comparison_leaves_tables_and_pictures(compared):
     lines = [json.loads(line) for line in (folder / "comparison.jsonl").read_text().splitlines()]
     assert len(lines[0]["curve"]) > 5
     assert len(lines[1]["curve"]) == 1
-    for name in ("rate_distortion.png", "reconstructions.png"):
+    curves = (folder / "comparison_curves.md").read_text()
+    assert curves.strip() in printed
+    assert "| step | sparse (1) | vq (1) |" in curves
+    assert f"| 30 | {float(rows[0]['psnr']):.2f} |" in curves
+    for name in ("rate_distortion.png", "reconstructions.png", "comparison_curves.png"):
         assert (folder / name).stat().st_size > 1000
 
 
