@@ -12,6 +12,7 @@ from flax import linen as nn
 from models.autoencoder import Autoencoder, AutoencoderOutput, BottleneckOutput
 from models.backbones import BACKBONES, build_backbone
 from models.cvvae import CapsuleRouter
+from models.fsq_vae import FiniteScalarQuantizer
 from models.gaussian_vae import GaussianBottleneck
 from models.likelihoods import LIKELIHOODS, build_likelihood
 from models.partition_vae import PartitionedGaussian
@@ -27,6 +28,7 @@ __all__ = [
     "AutoencoderOutput",
     "BottleneckOutput",
     "CapsuleRouter",
+    "FiniteScalarQuantizer",
     "GaussianBottleneck",
     "PartitionedGaussian",
     "Prior",
@@ -39,6 +41,7 @@ __all__ = [
 # A new bottleneck is one line here.
 BOTTLENECKS: dict[str, Callable[..., nn.Module]] = {
     "capsules": CapsuleRouter,
+    "fsq": FiniteScalarQuantizer,
     "gaussian": GaussianBottleneck,
     "partition": PartitionedGaussian,
     "sparse": SparseCoder,

@@ -129,6 +129,11 @@ class CapsuleRouter(nn.Module):
             return self._published(features, mask)
         return self._agreement(features)
 
+    @property
+    def unit_axes(self) -> int:
+        """Axes of the code that are units, not positions: capsules and their numbers."""
+        return 2 if self.mode == "agreement" else 1
+
     def look_up(self, code: jax.Array) -> jax.Array:
         """The latent of a code, float32."""
         if self.mode == "agreement":

@@ -26,7 +26,9 @@ class PartitionedGaussian(nn.Module):
 
     h = B flat(features) + b, and for each partition k its mean and log variance are small nets of
     its slice alone, mu_k = M_k(h_k) and logvar_k = V_k(h_k). `code` is the posterior mean and the
-    latent a draw, as in `GaussianBottleneck`, both `[batch, sum d_k]`.
+    latent a draw, as in `GaussianBottleneck`, both `[batch, sum d_k]`. With `grid`, an addition to
+    the write-up, this is done at every position by itself, B and heads shared by all of them, and
+    both are `[batch, ..., sum d_k]`: so it fits encoders and decoders of grids.
 
     Loss `kl`, `[batch]`: KL(q(z|x) || N(0, I)) in nats per example, summed over all units. Metrics
     `kl_partition_0` and so on, `[batch]` nats: what each partition has of it.
@@ -56,6 +58,7 @@ class PartitionedGaussian(nn.Module):
         "tanh".
       mode: see above.
       heads: see above.
+      grid: see above.
       axis_name: mapped axis; noise is drawn per example of the whole batch, whatever the number of
         devices that share it.
       dtype: of B's arithmetic; everything after it is float32.
@@ -66,6 +69,7 @@ class PartitionedGaussian(nn.Module):
     head_activation: str = "linear"
     mode: str = "described"
     heads: str = "partitioned"
+    grid: bool = False
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
 
@@ -99,9 +103,9 @@ class PartitionedGaussian(nn.Module):
 
     @nn.compact
     def posterior(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and log variance of q(z|x), each float32 `[batch, sum d_k]`."""
+        """Mean and log variance of q(z|x), each float32 `[batch, (...,) sum d_k]`."""
         units = sum(self.partitions)
-        x = features.reshape(features.shape[0], -1)
+        x = features if self.grid else features.reshape(features.shape[0], -1)
         h = nn.Dense(units, dtype=self.dtype, name="mix")(x).astype(jnp.float32)
         if self.mode == "legacy":
             layers = (*self._layers(), self.partitions)
@@ -110,25 +114,26 @@ class PartitionedGaussian(nn.Module):
         # Where the unit that a partition computes with stands in the latent.
         place = _permutation(units) if self.heads == "permuted" else np.arange(units)
         mean, log_variance = (
-            BlockMLP(self._layers(), self.head_activation, name=name)(h[:, place])
+            BlockMLP(self._layers(), self.head_activation, name=name)(h[..., place])
             for name in ("mean", "log_variance")
         )
         back = np.argsort(place)
-        return mean[:, back], log_variance[:, back]
+        return mean[..., back], log_variance[..., back]
 
     def __call__(
         self, features: jax.Array, *, train: bool, mask: jax.Array | None = None
     ) -> BottleneckOutput:
-        """One reparameterised draw per example; `[batch, ..., features] -> [batch, sum d_k]`."""
+        """One draw per example; `[batch, ..., features] -> [batch, (...,) sum d_k]`."""
         del mask
         mean, log_variance = self.posterior(features)
         drawn = draw(self, mean, log_variance, train=train)
         parts = split_partitions(drawn.kl, self.partitions)
-        metrics = {f"kl_partition_{k}": jnp.sum(part, axis=-1) for k, part in enumerate(parts)}
+        axes = tuple(range(1, mean.ndim))
+        metrics = {f"kl_partition_{k}": jnp.sum(part, axis=axes) for k, part in enumerate(parts)}
         return BottleneckOutput(
             latent=drawn.latent,
             code=mean,
-            losses={"kl": jnp.sum(drawn.kl, axis=-1)},
+            losses={"kl": jnp.sum(drawn.kl, axis=axes)},
             metrics=metrics,
         )
 

@@ -5,7 +5,7 @@ released (akandykeller/TopographicVAE); the predictive variant is "Predictive Co
 Topographic Variational Autoencoders", ICCV workshops 2021 (akandykeller/PCTVAE).
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,11 @@ class TopographicCapsules(nn.Module):
     `code` is the t of the mean of z and the mean energy W E[u^2] = W (mean^2 + variance). The
     energy of u's mean would vanish wherever q(u|x) is the prior, and t would explode there.
 
+    With `project`, an addition to the paper, means and log variances come from a linear layer at
+    every position of a grid of features, and each position has a torus of its own: single images,
+    and any encoder and decoder of grids. Nothing is carried from one position to another, and there
+    is no time.
+
     The kernels of W:
 
     - "none": t = z, without u and mu. A VAE.
@@ -87,10 +92,13 @@ class TopographicCapsules(nn.Module):
       mu: where the mean starts.
       epsilon: added to the energy.
       predictive: see above; for the kernel "shifting".
+      project: see above; for the kernels "torus" and "none".
       axis_name: mapped axis; noise is drawn per example of the whole batch, whatever the number of
         devices that share it.
-      dtype: unused, for all of this is float32.
+      dtype: of the projection's arithmetic; all else is float32.
     """
+
+    unit_axes: ClassVar[int] = 2  # capsules and places
 
     capsules: int
     places: int
@@ -101,6 +109,7 @@ class TopographicCapsules(nn.Module):
     mu: float = 30.0
     epsilon: float = 1e-6
     predictive: bool = False
+    project: bool = False
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
 
@@ -121,10 +130,17 @@ class TopographicCapsules(nn.Module):
                 f"bottleneck.predictive is True with kernel {self.kernel!r}; only 'shifting' has "
                 "an order of frames"
             )
+        if self.project and self.kernel not in ("torus", "none"):
+            raise ValueError(
+                f"bottleneck.project is True with kernel {self.kernel!r}; grids of single images "
+                "have 'torus' or 'none'"
+            )
         super().__post_init__()
 
     def setup(self) -> None:
-        """The one parameter."""
+        """The one parameter, and the projection."""
+        if self.project:
+            self.projection = nn.Dense(2 * self._encoders() * self._units(), dtype=self.dtype)
         if self.kernel != "none":
             self.mean = self.param("mu", nn.initializers.constant(self.mu), (), jnp.float32)
 
@@ -133,13 +149,16 @@ class TopographicCapsules(nn.Module):
 
         Args:
           features: `[batch, (time,) encoders, 2, capsules * places]`, as the backbone
-            "capsule_mlp" gives them: means and log variances.
+            "capsule_mlp" gives them: means and log variances; to be projected, `[batch, ...,
+            features]`.
 
         Raises:
           ValueError: the features or their frames do not fit the capsules.
         """
-        encoders = 1 if self.kernel == "none" else 2
-        units = self.capsules * self.places
+        encoders, units = self._encoders(), self._units()
+        if self.project:
+            both = self.projection(features)
+            return self._split(both.reshape(*both.shape[:-1], encoders, 2, units))
         if features.ndim < 4 or features.shape[-3:] != (encoders, 2, units):
             raise ValueError(
                 f"the encoder gives {features.shape}, and {self.capsules} capsules of "
@@ -152,11 +171,22 @@ class TopographicCapsules(nn.Module):
             raise ValueError(
                 f"kernel {self.kernel!r} is for {kind}, and these are not: set data.frames"
             )
-        both = features.astype(jnp.float32).reshape(
-            *features.shape[:-1], self.capsules, self.places
+        return self._split(features)
+
+    def _split(self, both: jax.Array) -> Posteriors:
+        """Posteriors of `[..., encoders, 2, capsules * places]`."""
+        both = both.astype(jnp.float32).reshape(*both.shape[:-1], self.capsules, self.places)
+        z, *u = (
+            Posterior(both[..., i, 0, :, :], both[..., i, 1, :, :]) for i in range(self._encoders())
         )
-        z, *u = (Posterior(both[..., i, 0, :, :], both[..., i, 1, :, :]) for i in range(encoders))
         return Posteriors(z, *(u or [None]))
+
+    def _encoders(self) -> int:
+        """Kinds of latent variables: z and u, or z alone."""
+        return 1 if self.kernel == "none" else 2
+
+    def _units(self) -> int:
+        return self.capsules * self.places
 
     def energy(self, u: jax.Array) -> jax.Array:
         """W u^2, float32 `[..., (time,) capsules, places]`, u likewise."""
@@ -182,7 +212,12 @@ class TopographicCapsules(nn.Module):
         return self.student_t(z.mean, root)
 
     def look_up(self, code: jax.Array) -> jax.Array:
-        """What the decoder reads of the capsules t: themselves, or those of the frame before."""
+        """What the decoder reads of the capsules t: themselves, or those of the frame before.
+
+        Of projected ones, all units of a position: `[batch, ..., capsules * places]`.
+        """
+        if self.project:
+            return code.reshape(*code.shape[:-2], self._units())
         if not self.predictive:
             return code
         before = roll_capsules(code[..., :-1, :, :], 1)

@@ -75,14 +75,19 @@ def encode(run: runs.Run) -> Latents:
     """Posteriors of test images of a run.
 
     Raises:
-      UserError: its bottleneck has no partitions.
+      UserError: its bottleneck has no partitions, or has them at every position.
     """
-    model, variables, config, _ = run
+    model, variables, config = run.model, run.variables, run.config
     partitions = getattr(model.bottleneck, "partitions", None)
     if partitions is None:
         raise UserError(
             f"the bottleneck of {config.name} is {type(model.bottleneck).__name__}, which has no "
             "partitions; take a run whose model.bottleneck.name is 'partition'"
+        )
+    if model.bottleneck.grid:
+        raise UserError(
+            f"the partitions of {config.name} are at every position of a grid; these pictures are "
+            "of partitions of a whole image: model.bottleneck.grid=False"
         )
     source = load_source(config.data, "test")
     rows = np.linspace(0, len(source) - 1, min(IMAGES, len(source))).astype(int)

@@ -111,6 +111,22 @@ def test_posterior_and_kl_are_those_of_a_loop_over_partitions(activation):
     assert output.latent.shape == output.code.shape == (5, 8)
 
 
+def test_on_a_grid_every_position_is_done_by_itself():
+    options = {"partitions": PARTITIONS, "hidden": (5,), "heads": "permuted"}
+    module, flat = PartitionedGaussian(**options, grid=True), PartitionedGaussian(**options)
+    x = features(2, 2, 3, 6)
+    variables = draw(module, x)
+    output = module.apply(variables, x, train=False)
+    by_position = flat.apply(variables, x.reshape(12, 6), train=False)
+    np.testing.assert_allclose(output.code.reshape(12, 8), by_position.code, rtol=1e-5, atol=1e-6)
+    assert output.latent.shape == (2, 2, 3, 8)
+    for name in ("kl_partition_0", "kl_partition_2"):
+        wanted = by_position.metrics[name].reshape(2, 6).sum(1)
+        np.testing.assert_allclose(output.metrics[name], wanted, rtol=1e-5)
+    total = by_position.losses["kl"].reshape(2, 6).sum(1)
+    np.testing.assert_allclose(output.losses["kl"], total, rtol=1e-5)
+
+
 def test_noise_belongs_to_an_example_not_to_a_device():
     x = features(8, 6)
     module = PartitionedGaussian(PARTITIONS)

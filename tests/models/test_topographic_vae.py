@@ -116,6 +116,22 @@ def test_z_and_u_have_noise_of_their_own_for_each_example():
         np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
 
 
+def test_projected_tori_are_those_of_each_position():
+    x = np.random.default_rng(0).normal(size=(2, 3, 2, 5)).astype(np.float32)
+    projected = module("torus", project=True)
+    started = projected.init(jax.random.key(0), x, train=False)
+    output = projected.apply(started, x, train=False)
+    dense = started["params"]["projection"]
+    both = (x @ dense["kernel"] + dense["bias"]).reshape(12, 2, 2, C * D)
+    alone = run("torus", both)
+    np.testing.assert_allclose(output.code.reshape(12, C, D), alone.code, rtol=1e-4)
+    assert output.latent.shape == (2, 3, 2, C * D)
+    np.testing.assert_array_equal(output.latent.reshape(12, C, D), output.code.reshape(12, C, D))
+    for name in ("kl_z", "kl_u"):
+        wanted = alone.losses[name].reshape(2, 6).sum(1)
+        np.testing.assert_allclose(output.losses[name], wanted, rtol=1e-4)
+
+
 def test_a_predicted_frame_is_made_of_earlier_ones_alone():
     x = features("predictive")
     output = run("predictive", x)
