@@ -32,6 +32,10 @@ class CapsuleRouter(nn.Module):
     `capsule_length`, the mean of |v_j|, and `winners`, how many of the J capsules are the longest
     at one position of the image or more.
 
+    Where the collection "intermediates" is asked for, it gets what is routed: `votes` u_hat_{j|i},
+    `[batch, ..., P, J, depth]`; as published `capsules` u_i and `W`, as `published_capsules` takes
+    them.
+
     The modes:
 
     - "agreement": ours. P capsules at every position, from a linear layer; each has its own W_ij,
@@ -158,6 +162,7 @@ class CapsuleRouter(nn.Module):
         )
         u = squash(self._linear(features, project).reshape(*features.shape[:-1], P, self.pose))
         votes = jnp.einsum("...ip,ipjd->...ijd", u, W, precision=_HIGHEST)
+        self.sow("intermediates", "votes", votes)
         routed = dynamic_routing(
             votes, iterations=self.iterations, leaky=self.leaky, gradient=self.gradient
         )
@@ -170,7 +175,7 @@ class CapsuleRouter(nn.Module):
             code=v,
             losses={},
             metrics={
-                "coupling_entropy": _per_example(_relative_entropy(c)),
+                "coupling_entropy": _per_example(relative_entropy(c)),
                 "capsule_length": _per_example(jax.lax.stop_gradient(lengths(v))),
                 "winners": jnp.sum(jnp.max(won, axis=1), axis=-1),
             },
@@ -202,6 +207,8 @@ class CapsuleRouter(nn.Module):
         # DigitCaps.
         shape = (u.shape[1], self.depth, pose)
         W = self._weights("W", lambda key: self.deviation * jax.random.normal(key, shape))
+        for name, value in (("capsules", u), ("W", W)):
+            self.sow("intermediates", name, value)
         routed = published_capsules(
             u, W, iterations=self.iterations, axis_name=self.axis_name, mask=mask
         )
@@ -216,7 +223,7 @@ class CapsuleRouter(nn.Module):
                 for name in ("quant_conv", "post_quant_conv")
             ),
         ]
-        entropy = _relative_entropy(jax.lax.stop_gradient(routed.coupling))
+        entropy = relative_entropy(jax.lax.stop_gradient(routed.coupling))
         return BottleneckOutput(
             latent=_published_latent(n, layers, self.dtype).astype(features.dtype),
             code=n,
@@ -249,6 +256,12 @@ def capsule_index(capsules: chex.Array) -> jax.Array:
     return jnp.argmax(lengths(capsules), axis=-1).astype(jnp.int32)
 
 
+def relative_entropy(c: chex.Array) -> jax.Array:
+    """Entropy of shares `[..., n]` over that of n equal ones, `[...]`; 1: nothing is routed."""
+    entropy = jnp.sum(jax.scipy.special.entr(c), axis=-1)
+    return entropy / math.log(c.shape[-1])
+
+
 def _concatenated(v: jax.Array) -> jax.Array:
     """`[..., J, depth]` to `[..., J * depth]`."""
     return v.reshape(*v.shape[:-2], -1)
@@ -278,12 +291,6 @@ def _pytorch_start(key: chex.PRNGKey, shape: tuple[int, ...], fan_in: int) -> di
         name: jax.random.uniform(k, size, jnp.float32, -bound, bound)
         for name, k, size in (("kernel", keys[0], shape), ("bias", keys[1], shape[-1:]))
     }
-
-
-def _relative_entropy(c: jax.Array) -> jax.Array:
-    """Entropy of shares `[..., n]` over that of n equal ones, `[...]`."""
-    entropy = jnp.sum(jax.scipy.special.entr(c), axis=-1)
-    return entropy / math.log(c.shape[-1])
 
 
 def _per_example(x: jax.Array) -> jax.Array:

@@ -128,6 +128,24 @@ def add_adversary(
     )
 
 
+def patch_logits(discriminator: nn.Module, state: AdversaryState, images: jax.Array) -> jax.Array:
+    """D(x) of images `[batch, height, width, channels]`, uint8 or in [0, 1].
+
+    The images' own statistics normalise, as in training: judge real and generated ones apart. The
+    running statistics are of both kinds together.
+
+    Returns:
+      float32 `[batch, rows, columns]`; above 0 where the patch looks real.
+    """
+    logits, _ = discriminator.apply(
+        {"params": state.params, **state.collections},
+        _judged(images),
+        train=True,
+        mutable=list(state.collections),
+    )
+    return logits
+
+
 def make_train_step(
     adversary: Adversary,
     model: nn.Module,

@@ -1,6 +1,8 @@
 """A run's folder: its config, and the trained model that a notebook loads from it."""
 
+import functools
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -147,12 +149,33 @@ def load(workdir: str) -> Run:
     Raises:
       UserError: there is no run in `workdir`, or no checkpoint that can be read.
     """
+    config, state = _read_state(workdir)
+    return Run(build_model(config), evaluation_variables(state), config, int(state.step))
+
+
+def load_discriminator(workdir: str) -> Callable[[Any], jax.Array]:
+    """The discriminator of a trained run: images to logits, as `adversarial_steps.patch_logits`.
+
+    Raises:
+      UserError: as `load`, or the run has no adversary.
+    """
+    config, state = _read_state(workdir)
+    adversary = adversarial_steps.build_adversary(config.adversary)
+    if adversary is None:
+        raise UserError(f"{workdir} has no adversary: its config.adversary.loss is ''")
+    return jax.jit(
+        functools.partial(adversarial_steps.patch_logits, adversary.discriminator, state.adversary)
+    )
+
+
+def _read_state(workdir: str) -> tuple[ConfigDict, TrainState]:
+    """Config and newest checkpoint of a run."""
     config = read_config(workdir)
     with Checkpoints(folder(workdir) / "checkpoints", keep=1, read_only=True) as checkpoints:
         state = checkpoints.restore(abstract_state(config))
     if state is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first")
-    return Run(build_model(config), evaluation_variables(state), config, int(state.step))
+    return config, state
 
 
 def start_from(state: TrainState, workdir: str) -> TrainState:
