@@ -64,17 +64,27 @@ def run_encoder(run: runs.Run) -> Encoder:
             f"the code of {name} is {list(code)} for an image; expected a grid of positions, "
             "[height, width, features], as of a convolutional backbone"
         )
-    # Attention at some grid heights alone is elsewhere in a larger image.
-    larger = jax.ShapeDtypeStruct((1, 2 * height, 3 * width, 3), jnp.uint8)
+    check_any_size(run)
+    return Encoder(lambda image: np.asarray(squeeze(image)[0]), stride, latent[-1])
+
+
+def check_any_size(run: runs.Run) -> None:
+    """Refuses a run whose encoder has other layers for images of another size.
+
+    Raises:
+      UserError: attention at some grid heights alone is elsewhere in a larger image.
+    """
+    height, width, channels = run.config.model.image_shape
+    larger = jax.ShapeDtypeStruct((1, 2 * height, 3 * width, channels), jnp.uint8)
     start = functools.partial(run.model.init, method="encode")
     found = jax.eval_shape(start, jax.random.key(0), larger)["params"]["encoder"]
     trained = run.variables["params"]["encoder"]
     if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, trained):
         raise UserError(
-            f"the backbone of {name} has other layers for images that are not {height}x{width}; "
-            "whole photographs need one that has the same at any size, such as convnet"
+            f"the backbone of {run.config.name} has other layers for images that are not "
+            f"{height}x{width}; whole photographs need one that has the same at any size, such as "
+            "convnet"
         )
-    return Encoder(lambda image: np.asarray(squeeze(image)[0]), stride, latent[-1])
 
 
 def unit_length(features: np.ndarray) -> np.ndarray:
