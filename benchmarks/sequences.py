@@ -29,7 +29,7 @@ from turns import Contender
 
 sys.path.insert(0, str(HERE.parent))
 
-from configs import topographic_vae_mnist  # noqa: E402
+from configs import topographic_vae_mnist
 
 RENDERED = 64  # batches kept in memory for PyTorch: 65 MB
 

@@ -4,8 +4,11 @@ import os
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 
+import jax
+import pytest
 
-def keep_to_one_core() -> None:
+
+def pytest_configure():
     """Gives each of several test processes a core of its own, and the programs it starts.
 
     Else each has as many threads as there are cores, which wait for one another: two processes on
@@ -17,12 +20,6 @@ def keep_to_one_core() -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) >= int(os.environ["PYTEST_XDIST_WORKER_COUNT"]):
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw"))]})
-
-
-keep_to_one_core()
-
-import jax
-import pytest
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_codes_of_another_checkpoint_are_refused(vq, tmp_path):
     finally:
         path.write_bytes(whole)
     data.encoder_checksum = 123
-    with pytest.raises(UserError, match="another checkpoint of .* newest, that of step 4; train"):
+    with pytest.raises(UserError, match=r"another checkpoint of .* newest, that of step 4; train"):
         load_source(data, "test")
     data.source = f"codes:{tmp_path}"
     with pytest.raises(UserError, match="not the folder of a run"):
