@@ -60,6 +60,8 @@ LARGE = (
     "topographic_vae_predictive",
     "partition_vae_pong",
     "partition_vae_sports10",
+    "pixelcnn_cifar10_paper",
+    "pixelcnn_imagenet128",
     "vae_cifar10",
     "vqgan_ffhq256",
     "vqgan_imagenet256",
@@ -94,7 +96,11 @@ def training_step(config):
 
 def small_batch(config, rows=4):
     """Real examples where the data come with the installation, else noise of their shape."""
-    if config.data.source.startswith(("tfds:", "folder:", "game:")):
+    if config.data.source.startswith("codes:"):
+        shape, random = (rows, *config.model.code_shape), np.random.default_rng(0)
+        code = random.integers(0, config.model.prior.codes, shape, np.int32)
+        source = InMemory({"code": code, "label": np.arange(rows, dtype=np.int32)})
+    elif config.data.source.startswith(("tfds:", "folder:", "game:")):
         shape = (rows, *config.data.image_shape)
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         source = InMemory({"image": noise})
@@ -226,7 +232,8 @@ def test_a_comparison_is_on_equal_terms(name, monkeypatch):
 def test_a_config_takes_a_step(experiment, compiled_lightly):
     config = build(*experiment)
     batch = small_batch(config)
-    assert batch["image"].shape == runs.example_batch(config, rows=4)["image"].shape
+    kind = "code" if config.model.prior else "image"
+    assert batch[kind].shape == runs.example_batch(config, rows=4)[kind].shape
     config.model.data_variance = config.model.data_variance or 0.1
     optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
     names = list(runs.abstract_state(config).window.sums)
@@ -244,6 +251,9 @@ def test_a_config_takes_a_step(experiment, compiled_lightly):
     chex.assert_trees_all_equal(*frozen)
     weights = config.loss_weights
     assert seen["loss"] == pytest.approx(sum(weights[n] * seen[n] for n in weights), rel=1e-5)
+    if config.model.prior:
+        assert seen["loss"] == seen["nats"]
+        return
     if config.model.bottleneck.name == "vq":
         # As in the authors' notebook: error over variance, and a quarter of the mean over depth.
         constant = math.log(2 * math.pi * config.model.data_variance)
@@ -311,6 +321,28 @@ def test_a_large_config_lowers_at_full_size(experiment, rows, code, bits_per_tok
         # Section 4.2: "a reduction of 128x128x3x8 / 32x32x9 = 42.6 in bits".
         reduction = math.prod(shape) * 8 / (math.prod(code) * bits_per_token)
         assert reduction == pytest.approx(42.6, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [
+        ("pixelcnn_cifar10_paper", "vqvae_cifar10_paper"),
+        ("pixelcnn_imagenet128", "vqvae_imagenet128"),
+    ],
+)
+def test_a_large_prior_lowers_at_full_size(name, encoder):
+    config, coded = build(name), build(encoder).model.bottleneck
+    assert config.data.source == f"codes:runs/{encoder}"
+    assert config.model.prior.codes == coded.codes
+    assert config.model.code_shape[-1] == coded.codebooks
+    state, rows = runs.abstract_state(config), config.train.batch_size
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype),
+        runs.example_batch(config, rows=rows),
+    )
+    text = training_step(config).lower(state, batch).as_text()
+    shape = (rows, *config.model.code_shape, config.model.prior.codes)
+    assert f"tensor<{'x'.join(map(str, shape))}xf32>" in text  # logits
 
 
 # Encoder and decoder as released, VQGAN's 72,141,699 in all with its codebook and 1x1 convolutions.
