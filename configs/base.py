@@ -36,10 +36,11 @@ def get_config() -> ConfigDict:
     config.model.prior = ConfigDict()
     # A loss term of how images look: "vgg16", "alexnet", or "" for none. It is LPIPS, lpips_vgg16
     # say, with a file of its weights (train/weights.py tells how to make one), and without one a
-    # random_features_distance. Its weight is given in loss_weights by that name.
+    # random_features_distance.
     config.model.perceptual = ConfigDict({"net": "", "file": ""})
+    config.model.perceptual.weight = 1.0  # of this term, beside loss_weights
 
-    # One weight for each loss term of the model. A reconstruction is in nats per example.
+    # One weight for each other loss term of the model. A reconstruction is in nats per example.
     config.loss_weights = ConfigDict()
 
     # A discriminator of patches that the decoder is trained to deceive, by the same optimiser.
@@ -107,6 +108,8 @@ def get_config() -> ConfigDict:
     config.evaluation.inception = ""
     config.evaluation.every = 0  # steps; 0: at the end only
 
+    # Steps after which the same test images are reconstructed into pictures/; 0: at the end only.
+    config.pictures_every = 0
     config.log_every = 100
     config.checkpoint_every = 1000
     config.keep_checkpoints = 3

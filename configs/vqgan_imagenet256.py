@@ -4,10 +4,9 @@
 
 Meant for GPUs or a TPU slice; not run by us. The authors' rFID is 7.94 on the validation images,
 with a perceptual loss. That wants weights of yours (train/weights.py tells how to make the file),
-so it is not here: in a config of your own that starts from this one, add it by
+so it is not here; with them, add it with the authors' weight 1 by
 
-    config.model.perceptual.update({"net": "vgg16", "file": "lpips_vgg16.npz"})
-    config.loss_weights.lpips_vgg16 = 1.0
+    --config.model.perceptual.net=vgg16 --config.model.perceptual.file=lpips_vgg16.npz
 
 Networks, loss, adversary, Adam and crops are the release's: the absolute error of images in
 [-1, 1], the codebook's term a quarter of the commitment's. The rate is 4.5e-6 times the batch of
@@ -68,6 +67,7 @@ def released(config: ConfigDict, *, batch_size: int) -> None:
     config.evaluation.batch_size = 16
     config.evaluation.every = 50_000
     config.log_every = 500
+    config.pictures_every = 5000
     config.checkpoint_every = 5000
 
 

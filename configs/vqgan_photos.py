@@ -3,11 +3,12 @@
     python -m train --config configs/vqgan_photos.py --workdir runs/vqgan_photos
 
 Not run to its end by us; the same without an adversary: `--config.adversary.loss=`. It has no
-perceptual loss, which wants weights of yours (train/weights.py tells how to make the file). In a
-config of your own that starts from this one, add it by
+perceptual loss, which wants weights of yours (train/weights.py tells how to make the file); with
+them, add it by
 
-    config.model.perceptual.update({"net": "vgg16", "file": "lpips_vgg16.npz"})
-    config.loss_weights.lpips_vgg16 = 1.0
+    --config.model.perceptual.net=vgg16 --config.model.perceptual.file=lpips_vgg16.npz
+
+and `--config.model.perceptual.weight=0.5` where 1 is too much.
 """
 
 from ml_collections import ConfigDict
@@ -34,3 +35,4 @@ def add_adversary(config: ConfigDict) -> None:
     # Adam as in the authors' code.
     config.optimizer.b1 = 0.5
     config.optimizer.b2 = 0.9
+    config.pictures_every = 500

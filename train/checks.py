@@ -97,6 +97,7 @@ FIELDS: dict[str, Rule] = {
     "model.prior": _nothing_or_named,
     "model.perceptual.net": _text,
     "model.perceptual.file": _text,
+    "model.perceptual.weight": _number(0),
     "loss_weights": _weights,
     "adversary.loss": _text,
     "adversary.layers": _whole(1),
@@ -141,6 +142,7 @@ FIELDS: dict[str, Rule] = {
     "evaluation.importance_samples": _whole(1),
     "evaluation.inception": _text,
     "evaluation.every": _whole(0),
+    "pictures_every": _whole(0),
     "log_every": _whole(1),
     "checkpoint_every": _whole(1),
     "keep_checkpoints": _whole(1),
@@ -207,6 +209,7 @@ def check(config: ConfigDict) -> None:
         ("log_every", config.log_every),
         ("checkpoint_every", config.checkpoint_every),
         ("evaluation.every", config.evaluation.every),
+        ("pictures_every", config.pictures_every),
     ):
         if value % unit:
             raise UserError(

@@ -143,12 +143,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
                 save_evaluation(path, step, evaluated)
             writer.write(step, "test", evaluated.values)
 
+        pictures_of = report.step_pictures(path, config)
+
+        def draw(step: int) -> None:
+            """Draws test images after `step`, unless that has been done."""
+            if _due(step, config.pictures_every) and parallel.is_first_process():
+                pictures_of(step, evaluation_variables(state))
+
         # -------------------------------------------------------- the loop
-        # DO NOT CHANGE THE ORDER: log, save, evaluate. A run stopped anywhere in it and started
-        # again then writes the same lines as one that was not stopped.
+        # DO NOT CHANGE THE ORDER: log, save, evaluate, draw. A run stopped anywhere in it and
+        # started again then writes the same lines as one that was not stopped.
         stopped = False
         try:
             measure(start)
+            draw(start)
             before = None
             for step, batch in _device_batches(config, batches, start, progress):
                 state, window = train_step(state, batch)
@@ -169,6 +177,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> TrainState:
                     raise Stopped
                 if evaluates:
                     measure(step)
+                draw(step)
         except Stopped:
             stopped = True
             save()

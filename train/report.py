@@ -1,7 +1,9 @@
 """The end of a run: a table of its figures beside the trivial baseline's, and its pictures."""
 
+import functools
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax import linen as nn
 from ml_collections import ConfigDict
 
+from models.autoencoder import AutoencoderOutput
 from train import pictures, runs
 from train.data.pipeline import evaluation_batches
 from train.data.sources import load_source
@@ -49,6 +53,57 @@ def finish(path: epath.Path, config: ConfigDict, variables: dict[str, Any]) -> N
     print("\npictures:", *map(str, drawn), sep="\n  ")
 
 
+def step_pictures(path: epath.Path, config: ConfigDict) -> Callable[[int, Any], None]:
+    """`draw(step, variables)`, which writes `pictures/step_000500.png`, unless it is there.
+
+    It shows the same test images each time, above their reconstructions. Nothing is loaded or
+    compiled before the first call. For one process alone: it computes on that one's first device.
+    """
+
+    @functools.cache
+    def prepared() -> tuple[Any, dict[str, jax.Array]]:
+        model, batch = runs.build_model(config), _test_batch(config)
+        key = jax.random.key(config.seed)
+        return jax.jit(lambda v: _output(model, v, batch, key).reconstruction), batch
+
+    def draw(step: int, variables: Any) -> None:
+        name = f"step_{step:06d}.png"
+        if (path / "pictures" / name).exists():
+            return
+        reconstruct, batch = prepared()
+        again = reconstruct(jax.device_get(variables))
+        with tempfile.TemporaryDirectory() as local:
+            _draw_reconstructions(Path(local) / name, config, batch, again, f", step {step}")
+            (path / "pictures").mkdir(parents=True, exist_ok=True)
+            (path / "pictures" / name).write_bytes((Path(local) / name).read_bytes())
+
+    return draw
+
+
+def _test_batch(config: ConfigDict) -> dict[str, jax.Array]:
+    """The first examples of the test split."""
+    source = load_source(config.data, "test")
+    transform = make_transform(config.data, "test")
+    return next(evaluation_batches(source, batch_size=SHOWN, transform=transform))
+
+
+def _output(model: nn.Module, variables: Any, batch: Any, key: jax.Array) -> AutoencoderOutput:
+    return model.apply(variables, batch, train=False, rngs={"sample": key})
+
+
+def _draw_reconstructions(
+    file: Path, config: ConfigDict, batch: dict[str, Any], again: Any, when: str = ""
+) -> None:
+    real = np.asarray(batch["mask"]) > 0
+    shown = [np.asarray(x)[real] for x in (batch["image"], again)]
+    what, columns = "images", 8
+    if config.data.frames:  # a row for each of a few sequences
+        shown = [x[:SEQUENCES].reshape(-1, *x.shape[2:]) for x in shown]
+        what, columns = "sequences", config.data.frames
+    title = f"{config.name}{when}: test {what}, each above its reconstruction"
+    pictures.reconstructions(*shown, file, columns=columns, title=title)
+
+
 def draw(
     path: epath.Path, config: ConfigDict, variables: dict[str, Any], evaluation: dict[str, Any]
 ) -> list[epath.Path]:
@@ -75,24 +130,11 @@ def _draw_images(
     variables: dict[str, Any],
     evaluation: dict[str, Any],
 ) -> list[str]:
-    model = runs.build_model(config)
-    source = load_source(config.data, "test")
-    transform = make_transform(config.data, "test")
-    batch = next(evaluation_batches(source, batch_size=SHOWN, transform=transform))
+    model, batch = runs.build_model(config), _test_batch(config)
     key = jax.random.key(config.seed)
-    output = jax.jit(lambda v, b: model.apply(v, b, train=False, rngs={"sample": key}))(
-        variables, batch
-    )
-    real = np.asarray(batch["mask"]) > 0
+    output = jax.jit(lambda v, b: _output(model, v, b, key))(variables, batch)
     drawn = ["reconstructions.png"]
-    title = f"{config.name}: test images, each above its reconstruction"
-    shown = [np.asarray(x)[real] for x in (batch["image"], output.reconstruction)]
-    columns = 8
-    if config.data.frames:  # a row for each of a few sequences
-        title = f"{config.name}: test sequences, each above its reconstruction"
-        shown = [x[:SEQUENCES].reshape(-1, *x.shape[2:]) for x in shown]
-        columns = config.data.frames
-    pictures.reconstructions(*shown, folder / drawn[0], columns=columns, title=title)
+    _draw_reconstructions(folder / drawn[0], config, batch, output.reconstruction)
 
     decode = jax.jit(lambda v, z: model.likelihood.mean(model.apply(v, z, method="decode")))
     arrays = evaluation["arrays"]

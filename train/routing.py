@@ -39,7 +39,8 @@ from train import cli, latents, parallel, routing_pictures, runs
 from train.errors import UserError
 from train.writers import write_whole
 
-IMAGES = 128  # of the test split
+IMAGES = 128  # drawn from the first of the test split
+FIRST = 2000
 SHOWN = 8  # images in a picture
 DRAWN = 16  # capsules in a picture, those that draw most
 FACTORS = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -202,7 +203,9 @@ def main(_: list[str]) -> None:
     check_capsules(run)
     if not parallel.is_first_process():
         return
-    images = latents.images(run, limit=IMAGES)
+    images = latents.images(run, limit=FIRST)
+    # Drawn, for neighbours may be parts of one photograph.
+    images = images[np.random.default_rng(0).permutation(len(images))[:IMAGES]]
     shown = np.asarray(to_unit(images))
     name = f"{run.config.name}, step {run.step}"
     print(f"{name}: {len(images)} test images")
@@ -300,7 +303,7 @@ def _patch_logits(
         [real[:SHOWN], fake[:SHOWN]],
         folder / "patch_logits.png",
         stride=2**run.config.adversary.layers,
-        title=f"{name}: patch logits, blue: looks real, red: does not",
+        title=f"{name}: patch logits",
     )
     return {
         "patch_logits": {"real": float(real.mean()), "reconstructed": float(fake.mean())},

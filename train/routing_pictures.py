@@ -34,7 +34,7 @@ def index_maps(
     """
     painted = _enlarged(colours(clusters)[_grid(index)], images.shape[1:3])
     cells = np.stack([_rgb(images), _rgb(again), painted], axis=1)
-    labels = ["test image", "reconstruction", "cluster"]
+    labels = ["image", "again", "cluster"]
     pictures.side_by_side(cells, path, column_labels=labels, title=title)
 
 
@@ -162,7 +162,8 @@ def patch_logits(
         ]
         around = [(math.floor(m), math.ceil(m)) for m in margins]
         cells += [_rgb(image), np.pad(painted, ((0, 0), *around, (0, 0)), mode="edge")]
-    labels = ["test image", f"D, up to {limit:.2g}", "reconstruction", "D of it"]
+    labels = ["image", "D", "again", "D"]
+    title = f"{title}, from {-limit:.2g} (red: not real) to {limit:.2g} (blue)"
     pictures.side_by_side(np.stack(cells, axis=1), path, column_labels=labels, title=title)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import models
+from models.perceptual import PerceptualTerm
 from train import adversarial_steps, parallel, steps, weights
 from train.checkpoints import Checkpoints
 from train.checks import check_fields
@@ -20,10 +21,14 @@ from train.state import TrainState, evaluation_variables
 from train.writers import write_whole
 
 # Fields that may change from one start of a run to the next: they move no number of the training.
-FREE = ("checkpoint_every", "keep_checkpoints", "data.data_dir")
-# Fields that runs of earlier versions lack, by section, with what those runs did.
-LATER = {
-    "model": {"perceptual": {"net": "", "file": ""}, "code_shape": (), "prior": {}},
+FREE = ("checkpoint_every", "keep_checkpoints", "pictures_every", "data.data_dir")
+# Fields that runs of earlier versions lack, with what those runs did.
+LATER: dict[str, Any] = {
+    "model": {
+        "perceptual": {"net": "", "file": "", "weight": 1.0},
+        "code_shape": (),
+        "prior": {},
+    },
     "data": {
         "noise": 0.0,
         "frames": 0,
@@ -41,6 +46,7 @@ LATER = {
         "gradient_penalty": 0.0,
     },
     "evaluation": {"inception": ""},
+    "pictures_every": 0,
 }
 
 
@@ -66,11 +72,32 @@ def build_model(config: ConfigDict, *, axis_name: str | None = None) -> nn.Modul
     Raises:
       UserError: the config's `model` section describes none, or weights it names are not there.
     """
-    term = weights.perceptual_term(**config.model.perceptual)
+    term = _perceptual_term(config)
     try:
         return models.build(config.model.to_dict(), axis_name=axis_name, perceptual=term)
     except (ValueError, TypeError) as error:
         raise UserError(f"the config describes no model: {error}") from error
+
+
+def _perceptual_term(config: ConfigDict) -> PerceptualTerm | None:
+    return weights.perceptual_term(config.model.perceptual.net, config.model.perceptual.file)
+
+
+def loss_weights(config: ConfigDict) -> dict[str, float]:
+    """The weight of each loss term by name, the perceptual one's too.
+
+    Raises:
+      UserError: the perceptual term has a second weight in `config.loss_weights`.
+    """
+    term, found = _perceptual_term(config), config.loss_weights.to_dict()
+    if term is None:
+        return found
+    if term.name in found:
+        raise UserError(
+            f"loss_weights has {term.name}, whose weight is model.perceptual.weight, "
+            f"{config.model.perceptual.weight}; leave it out of loss_weights"
+        )
+    return {**found, term.name: config.model.perceptual.weight}
 
 
 def example_batch(config: ConfigDict, *, rows: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
@@ -99,7 +126,7 @@ def make_train_step(config: ConfigDict, model: nn.Module, optimizer: Any) -> Any
     """
     options = {
         "key": jax.random.fold_in(jax.random.key(config.seed), 1),
-        "weights": config.loss_weights.to_dict(),
+        "weights": loss_weights(config),
         "schedule": steps.learning_rate(config.optimizer, config.train.steps),
         "average_decay": config.train.average_decay,
         "log_every": config.log_every,
@@ -135,7 +162,7 @@ def abstract_state(config: ConfigDict) -> TrainState:
     optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
     batch = example_batch(config)
     try:
-        names = steps.measured_names(model, batch, config.loss_weights)
+        names = steps.measured_names(model, batch, loss_weights(config))
         if config.adversary.loss:
             names = sorted({*names, *adversarial_steps.FIGURES})
         return jax.eval_shape(make_state(config, model, optimizer, names), jax.random.key(0), batch)
@@ -214,12 +241,20 @@ def read_config(workdir: str) -> ConfigDict:
         raise UserError(f"{workdir} is not the folder of a run: it has no config.json")
     try:
         fields = dict(json.loads(path.read_text()))
-        later = {name: {**old, **dict(fields.get(name, {}))} for name, old in LATER.items()}
-        config = ConfigDict({**fields, **later})
+        config = ConfigDict(_with_later(fields, LATER))
         check_fields(config)
     except (OSError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or use a new folder") from error
     return config
+
+
+def _with_later(fields: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config, and those of `later` that it lacks, section by section."""
+    found = dict(fields)
+    for name, old in later.items():
+        section = isinstance(old, Mapping)
+        found[name] = _with_later(found.get(name, {}), old) if section else found.get(name, old)
+    return found
 
 
 def folder(workdir: str) -> epath.Path:

@@ -135,15 +135,20 @@ def load_vqgan(path: str, model: nn.Module, *, sha256: str = "") -> dict[str, An
 
 
 @functools.cache
-def perceptual_term(*, net: str, file: str) -> PerceptualTerm | None:
+def perceptual_term(net: str, file: str) -> PerceptualTerm | None:
     """The loss term that the section `model.perceptual` of a config describes; None without a net.
 
     With a file it is LPIPS; without one a distance of random features, and so named.
 
     Raises:
-      UserError: no such network, or as `load_lpips`.
+      UserError: no such network, a file without one, or as `load_lpips`.
     """
     if not net:
+        if file:
+            raise UserError(
+                f"model.perceptual.file is {file!r}, but model.perceptual.net names no network; "
+                f"known: {', '.join(NETS)}"
+            )
         return None
     if net not in NETS:
         raise UserError(

@@ -127,7 +127,7 @@ def test_both_gradients_are_those_of_two_separate_losses(config, monkeypatch):
     net = perceptual.Net(tuple((perceptual.Conv(i),) for i in range(5)), (4, 8, 8, 8, 8), 2, ())
     monkeypatch.setitem(perceptual.NETS, "tiny", net)
     config.model.perceptual.net = "tiny"
-    config.loss_weights.random_features_distance = 0.5
+    config.model.perceptual.weight = 0.5
     config.adversary.weight = 0.5
     config.adversary.gradient_penalty = 0.1
     state, batch = start(config), digits(seed=1)
@@ -158,8 +158,8 @@ def test_both_gradients_are_those_of_two_separate_losses(config, monkeypatch):
 
     def nll(params):
         terms, _ = losses(params)
-        names = ("reconstruction", "random_features_distance")
-        return sum(config.loss_weights[name] * terms[name] for name in names)
+        looks = 0.5 * terms["random_features_distance"]
+        return config.loss_weights.reconstruction * terms["reconstruction"] + looks
 
     def commitment(params):
         return config.loss_weights.commitment * losses(params)[0]["commitment"]

@@ -159,6 +159,7 @@ def signal_at(monkeypatch):
 
 
 def test_told_to_stop_at_every_kind_of_moment(tiny, here, signal_at, assert_same_run, tmp_path):
+    tiny.pictures_every = 3
     here(tiny.copy_and_resolve_references(), tmp_path / "straight")
     stopped = []
     # While step 3 is logged; in the evaluation of step 6, which has no checkpoint of its own; in
@@ -175,6 +176,13 @@ def test_told_to_stop_at_every_kind_of_moment(tiny, here, signal_at, assert_same
     assert stopped == [4, 6, 12]
     assert int(here(tiny, tmp_path / "run").step) == 12
     assert_same_run(tmp_path / "run", tmp_path / "straight")
+    drawn, straight = (
+        {file.name: file.read_bytes() for file in (tmp_path / name / "pictures").iterdir()}
+        for name in ("run", "straight")
+    )
+    assert set(drawn) == {f"step_{step:06d}.png" for step in (3, 6, 9, 12)}
+    assert drawn == straight
+    assert len(set(drawn.values())) == 4  # the model moved
 
 
 def counting_traces(make, traced):

@@ -117,16 +117,28 @@ def test_lpips_from_a_file(tmp_path, monkeypatch):
 
 
 def test_a_loss_term_is_named_for_what_it_is(monkeypatch):
-    assert perceptual_term(net="", file="") is None
+    assert perceptual_term("", "") is None
     tiny = perceptual.Net(tuple(((perceptual.Conv(0),),) * 5), (4, 8, 8, 8, 8), 2, ())
     monkeypatch.setitem(perceptual.NETS, "tiny", tiny)
-    term = perceptual_term(net="tiny", file="")
+    term = perceptual_term("tiny", "")
     assert term.name == "random_features_distance"
-    assert term is perceptual_term(net="tiny", file="")  # so that models with it are equal
+    assert term is perceptual_term("tiny", "")  # so that models with it are equal
     with pytest.raises(UserError, match="net is 'vgg'; known: vgg16, alexnet, tiny, or '' for"):
-        perceptual_term(net="vgg", file="")
+        perceptual_term("vgg", "")
     with pytest.raises(UserError, match=r"no weights can be read from nowhere\.npz"):
-        perceptual_term(net="vgg16", file="nowhere.npz")
+        perceptual_term("vgg16", "nowhere.npz")
+    with pytest.raises(UserError, match=r"file is 'x\.npz', but model\.perceptual\.net names no"):
+        perceptual_term("", "x.npz")
+
+
+def test_the_weight_of_the_looks_is_beside_those_of_the_other_terms(tiny):
+    weights = tiny.loss_weights.to_dict()
+    assert runs.loss_weights(tiny) == weights
+    tiny.model.perceptual.update({"net": "vgg16", "weight": 0.3})
+    assert runs.loss_weights(tiny) == {**weights, "random_features_distance": 0.3}
+    tiny.loss_weights.random_features_distance = 1.0
+    with pytest.raises(UserError, match=r"whose weight is model\.perceptual\.weight, 0\.3; leave"):
+        runs.loss_weights(tiny)
 
 
 def test_a_vqgan_of_the_authors(tmp_path, tiny):
