@@ -7,6 +7,7 @@ said here of lost or left files is of the local disk.
 import json
 import logging
 import os
+import pickle
 import re
 import runpy
 import shutil
@@ -22,6 +23,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import base, vqvae_digits
+from models import perceptual
 from train import parallel
 from train.loop import train_and_evaluate
 
@@ -190,6 +192,7 @@ def test_variants(fails):
         ("train.average_decay", 1, r"in \[0, 1\)"),
         ("evaluation.batch_size", 6, "evaluation.batch_size is 6, which cannot be shared"),
         ("evaluation.every", -1, "at least 0"),
+        ("pictures_every", -1, "pictures_every is -1; it must be at least 0"),
         ("evaluation.importance_samples", 0, "at least 1"),
         ("evaluation.evaluators", ("fid",), "'fid'; known are: losses, image, codes"),
         ("evaluation.evaluators", (3,), "names, such as"),
@@ -424,6 +427,97 @@ def test_evaluating_what_is_no_run(command, trained, tmp_path):
     before = contents(workdir)
     assert "has no checkpoint yet; train it first" in command(*evaluate)
     assert contents(workdir) == before
+
+
+# ---------------------------------------------------------------- weights of other networks
+
+
+LPIPS = ("--config=configs/vqgan_photos.py", "--config.model.perceptual.net=alexnet")
+RANDOM_FEATURES = ("--config=configs/vqgan_digits.py",)
+
+
+@pytest.fixture
+def small_alexnet(monkeypatch):
+    """Arrays of LPIPS with an AlexNet of few channels."""
+    net = perceptual.NETS["alexnet"]._replace(widths=(2, 3, 2, 3, 2))
+    monkeypatch.setitem(perceptual.NETS, "alexnet", net)
+    arrays, before = {}, 3
+    for k, ((conv,), width) in enumerate(zip(net.stages, net.widths, strict=True)):
+        name = f"net.slice{k + 1}.{conv.index}"
+        arrays[f"{name}.weight"] = np.ones((width, before, conv.size, conv.size), np.float32)
+        arrays[f"{name}.bias"] = np.ones(width, np.float32)
+        arrays[f"lin{k}.model.1.weight"] = np.ones((1, width, 1, 1), np.float32)
+        before = width
+    return arrays
+
+
+def test_a_perceptual_loss_by_flags(fails):
+    fails(
+        "perceptual.weight is -1.0; it must be finite, and at least 0",
+        *LPIPS,
+        "--config.model.perceptual.weight=-1",
+    )
+    fails("net is 'resnet'; known: vgg16, alexnet", *LPIPS, "--config.model.perceptual.net=resnet")
+    fails(
+        "file is 'x.npz', but model.perceptual.net names no network; known: vgg16, alexnet",
+        LPIPS[0],
+        "--config.model.perceptual.file=x.npz",
+    )
+
+
+def test_files_of_lpips(fails, tmp_path, small_alexnet):
+    path = tmp_path / "lpips.npz"
+    options = (*LPIPS, f"--config.model.perceptual.file={path}")
+    fails(r"no weights can be read from .*lpips.npz .No such file.*nothing is downloaded", *options)
+    np.savez(path, **small_alexnet)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    fails(r"lpips.npz is no .npz of plain arrays", *options)
+    path.write_bytes(pickle.dumps(small_alexnet))
+    fails(r"lpips.npz is no .npz of plain arrays", *options)
+    np.savez(path, **{**small_alexnet, "lin0.model.1.weight": np.array([None])})
+    fails(r"lpips.npz is no .npz of plain arrays .*allow_pickle=False", *options)
+    np.savez(path, **{k: v for k, v in small_alexnet.items() if k != "net.slice3.6.bias"})
+    fails("does not hold LPIPS: .*net.slice3.6.bias", *options)
+    np.savez(path, **{**small_alexnet, "net.slice2.3.weight": np.ones((3, 2, 4, 5), np.float32)})
+    fails("does not hold LPIPS: .*net.slice2.3.weight.*3, 2, 5, 5", *options)
+    np.savez(path, **{**small_alexnet, "net.slice1.0.bias": np.array([1, np.nan], np.float32)})
+    fails("does not hold LPIPS: .*net.slice1.0.bias", *options)
+    other = path.rename(tmp_path / "lpips.pth")
+    fails("lpips.pth is neither", *LPIPS, f"--config.model.perceptual.file={other}")
+    fails("cannot be read from|is neither", *LPIPS, f"--config.model.perceptual.file={tmp_path}")
+
+
+def test_files_of_inception(fails, tmp_path):
+    path = tmp_path / "inception.npz"
+    options = (*RANDOM_FEATURES, f"--config.evaluation.inception={path}")
+    fails(r"no weights can be read from .*inception.npz", *options)
+    first = "Conv2d_1a_3x3.conv.weight"
+    np.savez(path, other=np.ones(3, np.float32))
+    fails(f"does not hold FID's Inception-v3: .*{first}", *options)
+    np.savez(path, **{first: np.ones((3, 3, 3, 32), np.float32)})
+    fails(f"does not hold FID's Inception-v3: .*{first}.*32, 3, 3, 3", *options)
+    path.write_bytes(path.read_bytes()[:-30])
+    fails(r"inception.npz is no .npz of plain arrays", *options)
+    path.write_bytes(pickle.dumps({first: np.ones(3)}))
+    fails(r"inception.npz is no .npz of plain arrays", *options)
+
+
+def test_runs_to_start_from(fails, tmp_path, trained):
+    fails("not the folder of a run", DIGITS, f"--config.init_from={tmp_path}")
+    (tmp_path / "weights.npz").write_bytes(b"")
+    fails("not the folder of a run", DIGITS, f"--config.init_from={tmp_path / 'weights.npz'}")
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    options = (DIGITS, f"--config.init_from={copy}")
+    for file in (copy / "checkpoints" / "2" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    fails("no checkpoint below .*run/checkpoints can be read", *options)
+    shutil.rmtree(copy / "checkpoints")
+    fails("run has no checkpoint yet; train it first", *options)
+    (copy / "config.json").write_text("{")
+    fails("config.json is damaged", *options)
 
 
 # ---------------------------------------------------------------- the machine
