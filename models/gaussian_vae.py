@@ -50,6 +50,10 @@ class GaussianBottleneck(nn.Module):
         kl = jnp.sum(drawn.kl, axis=tuple(range(1, drawn.kl.ndim)))
         return BottleneckOutput(latent=drawn.latent, code=mean, losses={"kl": kl}, metrics={})
 
+    def draw_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Codes of this shape, `[n, ..., units]`, from the prior N(0, I)."""
+        return jax.random.normal(key, shape)
+
     def look_up(self, code: jax.Array) -> jax.Array:
         """The latent of a code, which is the code itself: a posterior mean."""
         return code

@@ -137,6 +137,10 @@ class PartitionedGaussian(nn.Module):
             metrics=metrics,
         )
 
+    def draw_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Codes of this shape, `[n, ..., units]`, from the prior N(0, I)."""
+        return jax.random.normal(key, shape)
+
     def look_up(self, code: jax.Array) -> jax.Array:
         """The latent of a code, which is the code itself: a posterior mean."""
         return code

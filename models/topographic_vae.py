@@ -211,6 +211,11 @@ class TopographicCapsules(nn.Module):
         root = jnp.sqrt(jnp.square(u.mean) + jnp.exp(u.log_variance))
         return self.student_t(z.mean, root)
 
+    def draw_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Capsules t of this shape, `[n, ..., capsules, places]`, of draws of z and u."""
+        z, u = jax.random.normal(key, (2, *shape))
+        return self.student_t(z, None if self.kernel == "none" else u)
+
     def look_up(self, code: jax.Array) -> jax.Array:
         """What the decoder reads of the capsules t: themselves, or those of the frame before.
 

@@ -9,7 +9,6 @@ table has those of the runs' own evaluations instead, "-" where a system has non
 `curves`, or `--curves=NAME,NAME` does, those figures are also given at every evaluated step.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -107,10 +106,10 @@ def evaluated(workdir: str, system: str) -> Measured:
 
 
 def _evaluation(workdir: str) -> dict[str, float]:
-    evaluation = runs.folder(workdir) / "evaluation.json"
-    if not evaluation.exists():
+    evaluation = runs.read_evaluation(workdir)
+    if evaluation is None:
         raise UserError(f"{workdir} has no evaluation.json: let its training come to its end first")
-    return json.loads(evaluation.read_text())["values"]
+    return evaluation["values"]
 
 
 def _psnr(images: np.ndarray, original: np.ndarray) -> float:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from models.autoencoder import AutoencoderOutput
-from train import pictures, runs
+from train import latents, pictures, runs
 from train.data.pipeline import evaluation_batches
 from train.data.sources import load_source
 from train.data.transforms import make_transform
@@ -143,14 +142,8 @@ def _draw_images(
         drawn.append("codebook_use.png")
         pictures.codebook_use(counts, folder / drawn[-1])
         # Without a trained prior: each code drawn alone, as often as it is used.
-        shape = (SHOWN, *output.code.shape[1:-1])
-        code = jnp.stack(
-            [
-                jax.random.categorical(jax.random.fold_in(key, i), jnp.log(c), shape=shape)
-                for i, c in enumerate(jnp.asarray(counts, jnp.float32))
-            ],
-            axis=-1,
-        )
+        shape = (SHOWN, *output.code.shape[1:])
+        code = latents.draw_by_counts(key, counts, shape)
         latent = model.apply(variables, code, method=lambda m, c: m.bottleneck.look_up(c))
         title = f"{config.name}: codes drawn one by one, no prior over their arrangement"
         drawn.append("samples.png")

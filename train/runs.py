@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from train import adversarial_steps, parallel, steps, weights
 from train.checkpoints import Checkpoints
 from train.checks import check_fields
 from train.errors import UserError
+from train.latents import Run
 from train.state import TrainState, evaluation_variables
 from train.writers import write_whole
 
@@ -48,22 +49,6 @@ LATER: dict[str, Any] = {
     "evaluation": {"inception": ""},
     "pictures_every": 0,
 }
-
-
-class Run(NamedTuple):
-    """A trained run.
-
-    Attributes:
-      model: the Flax module; `model.apply(variables, image, method="encode")`.
-      variables: parameters (averaged, where the run keeps an average) and codebooks.
-      config: the run's config.
-      step: steps it has been trained for.
-    """
-
-    model: nn.Module
-    variables: dict[str, Any]
-    config: ConfigDict
-    step: int
 
 
 def build_model(config: ConfigDict, *, axis_name: str | None = None) -> nn.Module:
@@ -177,7 +162,8 @@ def load(workdir: str) -> Run:
       UserError: there is no run in `workdir`, or no checkpoint that can be read.
     """
     config, state = _read_state(workdir)
-    return Run(build_model(config), evaluation_variables(state), config, int(state.step))
+    variables, step = evaluation_variables(state), int(state.step)
+    return Run(build_model(config), variables, config, step, read_evaluation(workdir))
 
 
 def load_discriminator(workdir: str) -> Callable[[Any], jax.Array]:
@@ -255,6 +241,15 @@ def _with_later(fields: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str
         section = isinstance(old, Mapping)
         found[name] = _with_later(found.get(name, {}), old) if section else found.get(name, old)
     return found
+
+
+def read_evaluation(workdir: str) -> dict[str, Any] | None:
+    """What the evaluation at the end of a run found: "step", "values" and "arrays" by name.
+
+    None before there is one.
+    """
+    path = folder(workdir) / "evaluation.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def folder(workdir: str) -> epath.Path:

@@ -84,24 +84,6 @@ def atom_pictures(run: runs.Run, atoms: Sequence[int], *, amplitude: float = 1.0
     return 0.5 + 0.5 * change / np.maximum(largest, 1e-12)
 
 
-def interpolate(
-    run: runs.Run, first: np.ndarray, last: np.ndarray, *, weights: Sequence[float]
-) -> np.ndarray:
-    """Images of (1 - w) z_first + w z_last for each weight w.
-
-    Args:
-      run: a trained run with a real code.
-      first: `[height, width, channels]`.
-      last: like `first`.
-      weights: w.
-
-    Returns:
-      `[len(weights), height, width, channels]` in [0, 1].
-    """
-    z = latents.encode(run, np.stack([first, last]))
-    return latents.decode(run, np.stack([(1 - w) * z[0] + w * z[1] for w in weights]))
-
-
 def scale_atom(
     run: runs.Run, image: np.ndarray, *, atom: int, scales: Sequence[float]
 ) -> np.ndarray:
@@ -154,7 +136,7 @@ def main(_: list[str]) -> None:
     weights = np.linspace(0, 1, SHOWN)
     pictures.rows(
         {
-            f"{2 * i} to {2 * i + 1}": interpolate(
+            f"{2 * i} to {2 * i + 1}": latents.interpolate(
                 run, images[2 * i], images[2 * i + 1], weights=weights
             )
             for i in range(min(4, len(images) // 2))

@@ -183,7 +183,7 @@ def test_codes_interpolate_and_are_edited_between_their_ends(compared):
     run = train.load(str(compared[0] / "sparse" / "seed0"))
     images = latents.images(run, limit=3)
     made = latents.decode(run, latents.encode(run, images))
-    between = sparse.interpolate(run, images[0], images[1], weights=(0, 0.5, 1))
+    between = latents.interpolate(run, images[0], images[1], weights=(0, 0.5, 1))
     np.testing.assert_allclose(between[[0, 2]], made[:2], atol=1e-5)
     atom = int(np.argmax(np.sum(np.abs(latents.encode(run, images[:1])), axis=(0, 1, 2))))
     edited = sparse.scale_atom(run, images[0], atom=atom, scales=(0.0, 1.0))
