@@ -51,7 +51,7 @@ BOTTLENECKS: dict[str, Callable[..., nn.Module]] = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Fields of a bottleneck, and of a prior, that no config gives.
 _OURS = ("parent", "name", "axis_name", "dtype")
-_PRIORS_OURS = (*_OURS, "codebooks")
+_PRIORS_OURS = (*_OURS, "codebooks", "located")
 
 
 def build(

@@ -25,12 +25,14 @@ class GatedLayer(nn.Module):
       features: p, the feature maps of either stack.
       kernel: n, odd; the vertical stack sees ceil(n/2) rows of n, the horizontal ceil(n/2) columns.
       classes: of labels; 0 for none.
+      located: whether a map of features goes in too.
       dtype: of the arithmetic.
     """
 
     features: int
     kernel: int
     classes: int = 0
+    located: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -49,13 +51,22 @@ class GatedLayer(nn.Module):
             start, shape = nn.initializers.normal(0.05), (self.classes, 2 * p)
             self.vertical_class = self.param("vertical_class", start, shape)
             self.horizontal_class = self.param("horizontal_class", start, shape)
+        if self.located:
+            # V * s, "an unmasked 1x1 convolution" (section 2.3).
+            self.vertical_map = nn.Dense(2 * p, use_bias=False, dtype=self.dtype)
+            self.horizontal_map = nn.Dense(2 * p, use_bias=False, dtype=self.dtype)
 
     def __call__(
-        self, v: jax.Array, h: jax.Array, label: jax.Array | None
+        self,
+        v: jax.Array,
+        h: jax.Array,
+        label: jax.Array | None,
+        features: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Both stacks, `[batch, height, width, p]` each, one layer on."""
         before = (self.kernel // 2, 0)
-        v, from_vertical = self.vertical(jnp.pad(v, ((0, 0), before, (0, 0), (0, 0))), label)
+        seen = jnp.pad(v, ((0, 0), before, (0, 0), (0, 0)))
+        v, from_vertical = self.vertical(seen, label, features)
         a = jax.lax.conv_general_dilated(
             h,
             self.horizontal_kernel[None].astype(self.dtype),
@@ -65,22 +76,30 @@ class GatedLayer(nn.Module):
         )
         return v, self.residual(_gate(a + from_vertical)) + h
 
-    def vertical(self, v: jax.Array, label: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def vertical(
+        self, v: jax.Array, label: jax.Array | None, features: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """The vertical stack's next layer, and what the horizontal one takes from it.
 
         Args:
           v: `[batch, floor(n/2) + rows, width, p]`: the rows, and those above them that they see.
           label: int `[batch]`, or None without classes.
+          features: s, `[batch, rows, width, any]`, or None if it is not `located`.
 
         Returns:
-          `[batch, rows, width, p]` and `[batch, rows, width, 2p]`, the latter with the class in it.
+          `[batch, rows, width, p]` and `[batch, rows, width, 2p]`, the latter with the class and
+          the features in it.
         """
         a = self.vertical_conv(v)
         if self.classes:
             a += _class_bias(self.vertical_class, label, a.dtype)
+        if self.located:
+            a += self.vertical_map(features)
         from_vertical = self.vertical_to_horizontal(a)
         if self.classes:
             from_vertical += _class_bias(self.horizontal_class, label, a.dtype)
+        if self.located:
+            from_vertical += self.horizontal_map(features)
         return _gate(a), from_vertical
 
     def column(self, h: jax.Array, from_vertical: jax.Array) -> jax.Array:
@@ -97,7 +116,7 @@ class GatedLayer(nn.Module):
 
 
 class GatedPixelCNN(nn.Module):
-    """Autoregressive prior over grids of codes, optionally given a class.
+    """Autoregressive prior over grids of codes, optionally given a class or features of positions.
 
     Takes codes, int `[batch, height, width]` or `[batch, height, width, codebooks]`, of any height
     and width. A position sees all of the past if layers * floor(kernel / 2) is at least the larger
@@ -117,6 +136,7 @@ class GatedPixelCNN(nn.Module):
       kernel: n, odd, 3 or more.
       output_features: of the ReLU layer before the softmax.
       classes: of labels; 0 for an unconditional prior.
+      located: whether a map of features of the positions, s of section 2.3, is given too.
       dtype: of the convolutions; logits and probabilities are float32.
 
     Raises:
@@ -130,6 +150,7 @@ class GatedPixelCNN(nn.Module):
     kernel: int = 5
     output_features: int = 512
     classes: int = 0
+    located: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self) -> None:
@@ -155,7 +176,7 @@ class GatedPixelCNN(nn.Module):
         # Their sum, over the codebooks, is a 1x1 convolution of the codes written as one-hots.
         self.embedding = self.param("embedding", nn.initializers.normal(1), (self.codebooks, K, p))
         self.stack = [
-            GatedLayer(p, self.kernel, self.classes, self.dtype, name=f"layer_{i}")
+            GatedLayer(p, self.kernel, self.classes, self.located, self.dtype, name=f"layer_{i}")
             for i in range(self.layers)
         ]
         self.output = nn.Dense(self.output_features, dtype=self.dtype)
@@ -170,24 +191,30 @@ class GatedPixelCNN(nn.Module):
         )
         self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (self.codebooks, K))
 
-    def __call__(self, code: jax.Array, label: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        code: jax.Array,
+        label: jax.Array | None = None,
+        features: jax.Array | None = None,
+    ) -> jax.Array:
         """Logits, float32 `[*code.shape, codes]`: of each code, given those before it.
 
         Args:
           code: int `[batch, height, width]` (one codebook) or `[batch, height, width, codebooks]`.
           label: int `[batch]`, the class of each grid; None for an unconditional prior.
+          features: `[batch, height, width, any]` of the positions; None if it is not `located`.
 
         Raises:
-          ValueError: shape or type of the codes or labels does not fit; labels without classes, or
-            classes without labels.
+          ValueError: shape or type of the codes, labels or features does not fit; labels without
+            classes, or classes without labels; and so with features.
         """
         shape = jnp.shape(code)
-        self.check(shape, label)
+        self.check(shape, label, features)
         code = jnp.asarray(code)
         if not jnp.issubdtype(code.dtype, jnp.integer):
             raise ValueError(f"codes must be whole numbers, found {code.dtype}; give int32")
         code = code.reshape(*shape[:3], self.codebooks)
-        u = self.output_layer(self.stacks(self.embed(code), label))[..., None, :]
+        u = self.output_layer(self.stacks(self.embed(code), label, features))[..., None, :]
         if self.codebooks > 1:
             earlier = [_rows(self.earlier[j], code[..., j]) for j in range(self.codebooks - 1)]
             seen = jnp.cumsum(jnp.stack(earlier, axis=-2), axis=-2).astype(u.dtype)
@@ -195,19 +222,29 @@ class GatedPixelCNN(nn.Module):
         logits = [self.codebook_logits(u[..., j, :], j) for j in range(self.codebooks)]
         return jnp.stack(logits, axis=-2).reshape(*shape, self.codes)
 
-    def log_prob(self, code: jax.Array, label: jax.Array | None = None) -> jax.Array:
+    def log_prob(
+        self,
+        code: jax.Array,
+        label: jax.Array | None = None,
+        features: jax.Array | None = None,
+    ) -> jax.Array:
         """Log-probability of each grid, float32 `[batch]`, in nats per example.
 
         Args and errors: those of `__call__`.
         """
-        log_p = jax.nn.log_softmax(self(code, label))
+        log_p = jax.nn.log_softmax(self(code, label, features))
         code = jnp.asarray(code)
         chosen = jnp.take_along_axis(log_p, code[..., None], axis=-1, mode="clip")[..., 0]
         inside = (code >= 0) & (code < self.codes)
         return jnp.sum(jnp.where(inside, chosen, jnp.nan), axis=tuple(range(1, code.ndim)))
 
-    def check(self, shape: tuple[int, ...], label: jax.Array | None) -> None:
-        """Raises ValueError unless codes of this shape and these labels fit the prior."""
+    def check(
+        self,
+        shape: tuple[int, ...],
+        label: jax.Array | None,
+        features: jax.Array | None = None,
+    ) -> None:
+        """Raises ValueError unless codes of this shape, labels and features fit the prior."""
         with_codebooks = len(shape) == 4 and shape[3] == self.codebooks
         if not (with_codebooks or (len(shape) == 3 and self.codebooks == 1)) or 0 in shape[1:]:
             last = "[batch, height, width] or " if self.codebooks == 1 else ""
@@ -227,18 +264,29 @@ class GatedPixelCNN(nn.Module):
                     f"labels are {label.dtype} {label.shape}; expected whole numbers {shape[:1]}, "
                     "one for each grid of codes"
                 )
+        found = None if features is None else jnp.shape(features)
+        if (found is not None) != self.located or (found and found[:-1] != tuple(shape[:3])):
+            wanted = (
+                f"expected {tuple(shape[:3])} and their number" if self.located else "it takes none"
+            )
+            raise ValueError(f"the prior was given features {found}; {wanted}")
 
     def embed(self, code: jax.Array) -> jax.Array:
         """Embeddings `[..., p]` of the codes `[..., codebooks]` at a position."""
         rows = [_rows(self.embedding[j], code[..., j]) for j in range(self.codebooks)]
         return sum(rows).astype(self.dtype)
 
-    def stacks(self, x: jax.Array, label: jax.Array | None = None) -> jax.Array:
+    def stacks(
+        self,
+        x: jax.Array,
+        label: jax.Array | None = None,
+        features: jax.Array | None = None,
+    ) -> jax.Array:
         """The horizontal stack's last layer, for embeddings `[batch, height, width, p]`."""
         v = jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
         h = jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
         for layer in self.stack:
-            v, h = layer(v, h, label)
+            v, h = layer(v, h, label, features)
         return h
 
     def output_layer(self, h: jax.Array) -> jax.Array:
@@ -256,7 +304,11 @@ class GatedPixelCNN(nn.Module):
         return product + self.logits_bias[j]
 
     def next_row(
-        self, above: tuple[jax.Array, ...], v: jax.Array, label: jax.Array | None
+        self,
+        above: tuple[jax.Array, ...],
+        v: jax.Array,
+        label: jax.Array | None,
+        features: jax.Array | None,
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         """One row of the vertical stack, from what each layer keeps of the rows above it.
 
@@ -265,6 +317,7 @@ class GatedPixelCNN(nn.Module):
             `[batch, floor(n/2), width, p]`.
           v: embeddings of the row above, `[batch, 1, width, p]`.
           label: as of `__call__`.
+          features: of the row, `[batch, 1, width, any]`, or None.
 
         Returns:
           `above` for the row after, and what the horizontal stack takes, for each layer
@@ -273,7 +326,7 @@ class GatedPixelCNN(nn.Module):
         kept, taken = [], []
         for layer, rows in zip(self.stack, above, strict=True):
             seen = jnp.concatenate([rows, v], axis=1)
-            v, from_vertical = layer.vertical(seen, label)
+            v, from_vertical = layer.vertical(seen, label, features)
             kept.append(seen[:, 1:])
             taken.append(from_vertical)
         return tuple(kept), tuple(taken)

@@ -25,6 +25,7 @@ def sample(
     shape: tuple[int, ...],
     *,
     label: jax.Array | None = None,
+    features: jax.Array | None = None,
     temperature: float = 1.0,
 ) -> jax.Array:
     """Grids of codes drawn from the prior, int32 of the given shape.
@@ -41,16 +42,18 @@ def sample(
       key: a key of `jax.random`.
       shape: of the codes: (batch, height, width), or (batch, height, width, codebooks).
       label: int `[batch]`, the class of each grid; None for an unconditional prior.
+      features: `[batch, height, width, any]`, for a prior that is `located`; else None.
       temperature: the logits are divided by it; above 0. 1 draws from the prior itself.
 
     Raises:
-      ValueError: shape or labels do not fit the model, or the temperature is not positive.
+      ValueError: shape, labels or features do not fit the model, or the temperature is not positive.
     """
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}; it must be finite and above 0")
     shape = tuple(shape)
-    model.check(shape, label)
-    code = _sample(model, (*shape[:3], model.codebooks), variables, key, label, temperature)
+    model.check(shape, label, features)
+    whole = (*shape[:3], model.codebooks)
+    code = _sample(model, whole, variables, key, label, features, temperature)
     return code.reshape(shape)
 
 
@@ -77,6 +80,7 @@ def _sample(
     variables: Mapping[str, Any],
     key: jax.Array,
     label: jax.Array | None,
+    features: jax.Array | None,
     temperature: jax.Array,
 ) -> jax.Array:
     """A scan over rows, and in each a scan over its positions."""
@@ -104,9 +108,10 @@ def _sample(
         code = jnp.stack(code, axis=-1)
         return (left, apply(code, method="embed")), code
 
-    def next_row(carry: Any, row: jax.Array) -> tuple[Any, jax.Array]:
+    def next_row(carry: Any, inputs: Any) -> tuple[Any, jax.Array]:
         above, v = carry
-        above, from_vertical = apply(above, v, label, method="next_row")
+        row, features = inputs
+        above, from_vertical = apply(above, v, label, features, method="next_row")
         # [width, batch, 2p], for the scan over columns.
         from_vertical = tuple(jnp.moveaxis(a[:, 0], 1, 0) for a in from_vertical)
         inputs = row * width + jnp.arange(width), from_vertical
@@ -114,5 +119,9 @@ def _sample(
         code = jnp.moveaxis(code, 0, 1)
         return (above, apply(code, method="embed")[:, None]), code
 
-    _, code = jax.lax.scan(next_row, ((rows,) * model.layers, v), jnp.arange(height))
+    # [height, batch, 1, width, any], for the scan over rows.
+    if features is not None:
+        features = jnp.moveaxis(features, 1, 0)[:, :, None]
+    inputs = jnp.arange(height), features
+    _, code = jax.lax.scan(next_row, ((rows,) * model.layers, v), inputs)
     return jnp.moveaxis(code, 0, 1)

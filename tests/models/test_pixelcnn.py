@@ -41,7 +41,14 @@ def prior(shape, classes=0, **options):
     rng = np.random.default_rng(1)
     code = jnp.asarray(rng.integers(model.codes, size=shape), jnp.int32)
     label = jnp.asarray(rng.integers(classes, size=shape[0]), jnp.int32) if classes else None
-    return model, variables_of(model, code, label), code, label
+    return model, variables_of(model, code, label, features_for(model, shape)), code, label
+
+
+def features_for(model, shape):
+    """Three features of each position, if the prior takes any."""
+    if not model.located:
+        return None
+    return jax.random.normal(jax.random.key(7), (*shape[:3], 3))
 
 
 def test_a_position_sees_all_of_the_past_and_nothing_else():
@@ -73,19 +80,21 @@ def test_order_of_codes_at_one_position():
     assert np.all(moved[np.triu_indices(size, 1)] > 1e-4)
 
 
-def layer_by_loops(p, v, h, label, n):
+def layer_by_loops(p, v, h, label, features, n):
     """Sections 2.1 to 2.3 in float64: sums over the masked n x n and 1 x n windows."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), p)
-    height, width, features = v.shape
+    height, width, maps = v.shape
     half = n // 2
     v_next, h_next = np.zeros_like(v), np.zeros_like(h)
 
     def gate(a):
-        return np.tanh(a[:features]) / (1 + np.exp(-a[features:]))
+        return np.tanh(a[:maps]) / (1 + np.exp(-a[maps:]))
 
     for r, c in itertools.product(range(height), range(width)):
         vertical = p["vertical_conv"]["bias"] + p["vertical_class"][label]
         horizontal = p["vertical_to_horizontal"]["bias"] + p["horizontal_class"][label]
+        vertical += features[r, c] @ p["vertical_map"]["kernel"]
+        horizontal += features[r, c] @ p["horizontal_map"]["kernel"]
         for up, across in itertools.product(range(half + 1), range(-half, half + 1)):
             if r - up >= 0 and 0 <= c + across < width:
                 kernel = p["vertical_conv"]["kernel"][half - up, half + across]
@@ -101,14 +110,14 @@ def layer_by_loops(p, v, h, label, n):
 
 
 def test_a_layer_is_the_papers():
-    layer = GatedLayer(features=3, kernel=5, classes=4)
-    v, h = np.random.default_rng(0).normal(size=(2, 2, 4, 5, 3))
+    layer = GatedLayer(features=3, kernel=5, classes=4, located=True)
+    v, h, s = np.random.default_rng(0).normal(size=(3, 2, 4, 5, 3))
     label = np.array([3, 1])
-    inputs = jnp.asarray(v, jnp.float32), jnp.asarray(h, jnp.float32), jnp.asarray(label)
+    inputs = *(jnp.asarray(x, jnp.float32) for x in (v, h)), jnp.asarray(label), jnp.asarray(s)
     variables = variables_of(layer, *inputs)
     found = jax.jit(layer.apply)(variables, *inputs)
     for i in range(2):
-        expected = layer_by_loops(variables["params"], v[i], h[i], label[i], 5)
+        expected = layer_by_loops(variables["params"], v[i], h[i], label[i], s[i], 5)
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours[i], theirs, rtol=2e-5, atol=2e-5)
 
@@ -214,6 +223,12 @@ def test_sizes_that_cannot_be(options, message):
         ({"classes": 4}, jnp.zeros((2, 3, 3), int), None, r"classes=4 and labels were not given"),
         ({"classes": 4}, jnp.zeros((2, 3, 3), int), jnp.zeros(3, int), r"int32 \(3,\); expected"),
         ({"classes": 4}, jnp.zeros((2, 3, 3), int), jnp.zeros(2), r"labels are float32 \(2,\)"),
+        (
+            {"located": True},
+            jnp.zeros((2, 3, 3), int),
+            None,
+            r"features None; expected \(2, 3, 3\)",
+        ),
     ],
 )
 def test_codes_and_labels_that_do_not_fit(options, code, label, message):
@@ -223,9 +238,10 @@ def test_codes_and_labels_that_do_not_fit(options, code, label, message):
 
 
 @partial(jax.jit, static_argnums=0)
-def draw_one(model, variables, key, code, at, label, temperature):
+def draw_one(model, variables, key, code, at, label, features, temperature):
     """Draws one code of each grid, from the logits of the whole; the rule of keys is `sample`'s."""
-    logits = model.apply(variables, code, label).reshape(code.shape[0], -1, model.codes)[:, at]
+    logits = model.apply(variables, code, label, features)
+    logits = logits.reshape(code.shape[0], -1, model.codes)[:, at]
     key = jax.random.fold_in(jax.random.fold_in(key, at // model.codebooks), at % model.codebooks)
     drawn = draw(key, logits, temperature)
     return code.reshape(code.shape[0], -1).at[:, at].set(drawn).reshape(code.shape)
@@ -237,17 +253,20 @@ def draw_one(model, variables, key, code, at, label, temperature):
         ((3, 4, 5), 1.0, {}),
         ((2, 5, 3, 3), 0.7, {"codebooks": 3, "kernel": 5, "layers": 3, "classes": 4}),
         ((4, 3, 4, 1), 1.6, {"kernel": 7, "classes": 2}),
+        ((2, 3, 4), 1.0, {"located": True}),
     ],
-    ids=["plain", "codebooks", "wide kernel"],
+    ids=["plain", "codebooks", "wide kernel", "features of positions"],
 )
 def test_draws_are_those_without_a_cache(shape, temperature, options):
     model, variables, _, label = prior(shape, codes=11, **options)
+    features = features_for(model, shape)
+    given = {"label": label, "features": features, "temperature": temperature}
     for seed in range(3):
         key = jax.random.key(seed)
-        found = sample(model, variables, key, shape, label=label, temperature=temperature)
+        found = sample(model, variables, key, shape, **given)
         expected = jnp.zeros(shape, jnp.int32)
         for at in range(np.prod(shape[1:])):
-            expected = draw_one(model, variables, key, expected, at, label, temperature)
+            expected = draw_one(model, variables, key, expected, at, **given)
         assert found.dtype == jnp.int32
         np.testing.assert_array_equal(found, expected)
         assert len(np.unique(found)) >= 5
@@ -305,6 +324,7 @@ def test_draws_from_logits():
         ((2, 3), {}, r"shape \(2, 3\); expected"),
         ((2, 3, 3, 2), {}, r"codebooks=1"),
         ((2, 3, 3), {"label": jnp.zeros(2, int)}, r"classes=0 and labels were given"),
+        ((2, 3, 3), {"features": jnp.zeros((2, 3, 3, 4))}, r"\(2, 3, 3, 4\); it takes none"),
     ],
 )
 def test_draws_that_cannot_be(shape, options, message):
