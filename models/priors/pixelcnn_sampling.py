@@ -46,7 +46,8 @@ def sample(
       temperature: the logits are divided by it; above 0. 1 draws from the prior itself.
 
     Raises:
-      ValueError: shape, labels or features do not fit the model, or the temperature is not positive.
+      ValueError: shape, labels or features do not fit the model, or the temperature is not above
+        0.
     """
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}; it must be finite and above 0")

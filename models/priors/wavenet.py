@@ -231,8 +231,8 @@ class WaveNet(nn.Module):
 
     def residual(self, h: jax.Array, z: jax.Array, i: int) -> jax.Array:
         """`h` one layer on, from the gated units z of layer i."""
-        return h + z @ self.residual_kernel[i].astype(h.dtype) + self.residual_bias[i].astype(
-            h.dtype
+        return (
+            h + z @ self.residual_kernel[i].astype(h.dtype) + self.residual_bias[i].astype(h.dtype)
         )
 
     def head(self, skip: jax.Array) -> jax.Array:

@@ -90,7 +90,8 @@ def test_codes_are_drawn_as_often_as_they_occur(system):
     # 8,000 draws: the share has a standard error of 0.005.
     assert np.mean(drawn == 1) == pytest.approx(0.75, abs=0.02)
     assert not np.any(drawn == 0)
-    with pytest.raises(UserError, match=r"no counts of its codes.*'codes' in evaluation\.evaluators"):
+    message = r"no counts of its codes.*'codes' in evaluation\.evaluators"
+    with pytest.raises(UserError, match=message):
         run._replace(evaluation=None).sample(2, key=jax.random.key(0))
 
 
