@@ -286,7 +286,11 @@ def _capsules(
 def _patch_logits(
     run: runs.Run, workdir: str, images: np.ndarray, folder: Path, name: str
 ) -> dict[str, Any]:
-    """The discriminator's maps. It judges real images and reconstructions apart, as in training."""
+    """The discriminator's maps.
+
+    It judges real images and reconstructions apart, as in training: the statistics of a whole batch
+    may tell it which of the two it sees.
+    """
     if run.step <= run.config.adversary.start:
         print(f"the adversary starts after step {run.config.adversary.start}: not trained yet")
         return {}

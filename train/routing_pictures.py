@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.ticker import MaxNLocator
 
 from train import pictures
 from train.pictures import draw_panels, save_figure
@@ -124,6 +125,8 @@ def couplings(
         )
         axes.set_ylabel("channel" if published else f"position {row + 1}: input i")
         axes.set_xlabel("place" if published else "output j")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         if row == 0:
             axes.set_title(f"iteration {r + 1}: entropy {entropy[r]:.4f}", fontsize=9)
     bar = figure.colorbar(image, ax=panels, shrink=0.8)
