@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.data.source = "codes:runs/vqvae_digits"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.train.steps = 600
+    config.train.steps = 400
     config.train.batch_size = 64
     config.train.average_decay = 0.99
     config.evaluation.every = 100

@@ -14,7 +14,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from models.autoencoder import AutoencoderOutput
-from train import latents, pictures, runs
+from train import latents, pictures, runs, sample
 from train.data.pipeline import evaluation_batches
 from train.data.sources import load_source
 from train.data.transforms import make_transform
@@ -22,6 +22,7 @@ from train.data.transforms import make_transform
 BASELINES = ("mean_image", "uniform", "unigram")
 SHOWN = 16
 SEQUENCES = 6
+ROWS = 10  # classes of which a prior's draws are shown
 
 
 def table(values: dict[str, float]) -> str:
@@ -111,8 +112,9 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     # Drawn beside, then copied: a workdir in a bucket has no file names that matplotlib knows.
     with tempfile.TemporaryDirectory() as local:
-        names = []
-        if not config.model.prior:
+        if config.model.prior:
+            names = _draw_samples(Path(local), config, variables, evaluation["step"])
+        else:
             names = _draw_images(Path(local), config, variables, evaluation)
         lines = Path(local) / "metrics.jsonl"
         lines.write_text((path / "metrics.jsonl").read_text())
@@ -160,6 +162,26 @@ def _draw_images(
         drawn.append("traversals.png")
         _draw_traversals(decode, variables, np.asarray(output.code[0]), kl, folder / drawn[-1])
     return drawn
+
+
+def _draw_samples(
+    folder: Path, config: ConfigDict, variables: dict[str, Any], step: int
+) -> list[str]:
+    """Draws from a prior, decoded: a row for each of the first classes."""
+    prior = runs.Run(runs.build_model(config), variables, config, step)
+    classes = config.model.prior.get("classes", 0)
+    labels = list(range(min(classes, ROWS))) or [None]
+    count = SHOWN if labels == [None] else 8
+    images = sample.draw_samples(prior, labels, count)["image"]
+    title = f"{config.name}: decoded draws from the prior"
+    name = "samples.png"
+    if labels == [None]:
+        pictures.image_grid(images, folder / name, title=title)
+    else:
+        rows = images.reshape(len(labels), count, *images.shape[1:])
+        named = {f"class {label}": row for label, row in zip(labels, rows, strict=True)}
+        pictures.rows(named, folder / name, title=title)
+    return [name]
 
 
 def _draw_traversals(

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
 from PIL import Image
 from scipy.io import savemat
 
 import train.loop
+from configs import base
 from train import runs
 from train.checkpoints import Checkpoints
 
@@ -165,3 +167,60 @@ def assert_same_run(final_state):
             assert (workdir / name).read_bytes() == (straight / name).read_bytes(), name
 
     return check
+
+
+@pytest.fixture(scope="session")
+def vq_run(tmp_path_factory):
+    """The folder of a VQ-VAE of digits with 4x4 codes of two codebooks, trained for a moment."""
+    config = base.get_config()
+    config.name = "vq"
+    config.model.image_shape = (8, 8, 1)
+    config.model.backbone = base.convnet(widths=(4,), last_width=4, residual_width=4)
+    config.model.bottleneck = base.ema_codebook(codes=6, depth=2)
+    config.model.bottleneck.codebooks = 2
+    config.model.bottleneck.start = "data"
+    config.loss_weights = ConfigDict({"reconstruction": 2 / 64, "commitment": 0.1})
+    config.data.source = "digits"
+    config.data.holdout = 0.2
+    config.train.steps = 4
+    config.evaluation.evaluators = ("losses",)
+    config.checkpoint_every = 2
+    return trained(config, tmp_path_factory.mktemp("vq") / "run")
+
+
+@pytest.fixture(scope="session")
+def prior_config_of():
+    """`prior_config_of(folder)`: a small PixelCNN over the codes of `vq_run`, given the class."""
+
+    def make(source):
+        config = base.get_config()
+        config.name = "prior"
+        base.set_pixelcnn(
+            config, code_shape=(4, 4, 2), codes=6, classes=10, layers=1, features=4, kernel=3
+        )
+        config.model.prior.output_features = 4
+        config.data.source = f"codes:{source}"
+        config.optimizer.name = "sgd"  # Adam would divide by its own rounding
+        config.optimizer.learning_rate = 0.01
+        config.train.steps = 8
+        config.train.batch_size = 32
+        config.evaluation.every = 4
+        config.log_every = 2
+        config.checkpoint_every = 4
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prior_run(vq_run, prior_config_of, tmp_path_factory):
+    """The folder of such a prior, trained for a moment."""
+    return trained(prior_config_of(vq_run), tmp_path_factory.mktemp("prior") / "run")
+
+
+def trained(config, workdir):
+    """Trains without the pictures; gives the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.loop.report, "finish", lambda *_: None)
+        train.loop.train_and_evaluate(config, str(workdir))
+    return str(workdir)

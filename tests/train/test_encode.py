@@ -3,84 +3,37 @@
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 import train
-from configs import base
 from train import encode, latents, loop, parallel, runs
 from train.data import load_source
 from train.data.codes import newest_checkpoint
 from train.errors import UserError
 
 
-def vq_config():
-    """A VQ-VAE of digits with two codebooks that trains in a moment."""
-    config = base.get_config()
-    config.name = "vq"
-    config.model.image_shape = (8, 8, 1)
-    config.model.backbone = base.convnet(widths=(4,), last_width=4, residual_width=4)
-    config.model.bottleneck = base.ema_codebook(codes=6, depth=2)
-    config.model.bottleneck.codebooks = 2
-    config.model.bottleneck.start = "data"
-    config.loss_weights = ConfigDict({"reconstruction": 2 / 64, "commitment": 0.1})
-    config.data.source = "digits"
-    config.data.holdout = 0.2
-    config.train.steps = 4
-    config.evaluation.evaluators = ("losses",)
-    config.checkpoint_every = 2
-    return config
-
-
-def prior_config(source, **sizes):
-    """A PixelCNN over its codes."""
-    config = base.get_config()
-    config.name = "prior"
-    sizes = {"layers": 1, "features": 4, "kernel": 3, "output_features": 4, **sizes}
-    base.set_pixelcnn(config, code_shape=(4, 4, 2), codes=6, classes=10, **sizes)
-    config.data.source = f"codes:{source}"
-    config.optimizer.name = "sgd"  # Adam would divide by its own rounding
-    config.optimizer.learning_rate = 0.01
-    config.train.steps = 8
-    config.train.batch_size = 32
-    config.evaluation.every = 4
-    config.log_every = 2
-    config.checkpoint_every = 4
-    return config
-
-
-@pytest.fixture(scope="module")
-def vq(tmp_path_factory):
-    """The folder of a trained VQ-VAE."""
-    workdir = tmp_path_factory.mktemp("vq") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.report, "finish", lambda *_: None)
-        loop.train_and_evaluate(vq_config(), str(workdir))
-    return str(workdir)
-
-
-def test_codes_are_those_of_the_run(vq):
-    encode.write_codes(vq)
-    run = train.load(vq)
+def test_codes_are_those_of_the_run(vq_run, prior_config_of):
+    encode.write_codes(vq_run)
+    run = train.load(vq_run)
     for split in ("train", "test"):
         examples = latents.examples(run, split=split)
-        source = load_source(prior_config(vq).data, split)
+        source = load_source(prior_config_of(vq_run).data, split)
         assert len(source) == len(examples["image"])
         found = source[np.arange(len(source))]
         assert found["code"].dtype == np.int32
         np.testing.assert_array_equal(found["code"], latents.encode(run, examples["image"]))
         np.testing.assert_array_equal(found["label"], examples["label"])
-    with np.load(f"{vq}/codes/test.npz") as archive:
+    with np.load(f"{vq_run}/codes/test.npz") as archive:
         assert archive["code"].dtype == np.uint8
-        assert tuple(archive["checkpoint"]) == newest_checkpoint(vq)
+        assert tuple(archive["checkpoint"]) == newest_checkpoint(vq_run)
 
 
-def test_codes_of_another_checkpoint_are_refused(vq, tmp_path):
-    encode.write_codes(vq)
-    path = runs.folder(vq) / "codes" / "test.npz"
+def test_codes_of_another_checkpoint_are_refused(vq_run, prior_config_of, tmp_path):
+    encode.write_codes(vq_run)
+    path = runs.folder(vq_run) / "codes" / "test.npz"
     whole = path.read_bytes()
     with np.load(path) as archive:
         arrays = dict(archive)
-    data = prior_config(vq).data
+    data = prior_config_of(vq_run).data
     try:
         np.savez(path, **{**arrays, "checkpoint": np.array([2, 123])})
         with pytest.raises(UserError, match=r"step 2\) than the newest .* -m train.encode --workd"):
@@ -98,9 +51,11 @@ def test_codes_of_another_checkpoint_are_refused(vq, tmp_path):
         load_source(data, "test")
 
 
-def test_a_prior_of_codes_resumes_bit_for_bit(vq, here, tmp_path, assert_same_run, monkeypatch):
+def test_a_prior_of_codes_resumes_bit_for_bit(
+    vq_run, prior_config_of, here, tmp_path, assert_same_run, monkeypatch
+):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    here(prior_config(vq), straight)
+    here(prior_config_of(vq_run), straight)
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -108,20 +63,22 @@ def test_a_prior_of_codes_resumes_bit_for_bit(vq, here, tmp_path, assert_same_ru
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_evaluation", killed)  # after the last step's checkpoint
         with pytest.raises(KeyboardInterrupt):
-            here(prior_config(vq), stopped)
+            here(prior_config_of(vq_run), stopped)
     (stopped / "checkpoints" / "8").rename(stopped / "lost")
-    here(prior_config(vq), stopped)
+    here(prior_config_of(vq_run), stopped)
     assert_same_run(stopped, straight)
-    assert runs.read_config(str(straight)).data.encoder_checksum == newest_checkpoint(vq).checksum
+    assert (
+        runs.read_config(str(straight)).data.encoder_checksum == newest_checkpoint(vq_run).checksum
+    )
 
-    moved = prior_config(vq)
+    moved = prior_config_of(vq_run)
     moved.data.encoder_checksum = 123
     with pytest.raises(UserError, match="prior over the codes of another checkpoint"):
         here(moved, straight)
 
 
-def test_a_prior_trains_alike_on_one_device_and_on_four(vq, compiled_lightly):
-    config = prior_config(vq)
+def test_a_prior_trains_alike_on_one_device_and_on_four(vq_run, prior_config_of, compiled_lightly):
+    config = prior_config_of(vq_run)
     source = load_source(config.data, "train")
     batch = source[np.arange(32)]
 
