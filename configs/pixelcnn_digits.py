@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.data.source = "codes:runs/vqvae_digits"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
+    config.optimizer.weight_decay = 1.0  # 1,437 digits are few
     config.train.steps = 400
     config.train.batch_size = 64
     config.train.average_decay = 0.99

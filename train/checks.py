@@ -186,6 +186,8 @@ def _check_kind(config: ConfigDict) -> None:
             f"model.prior is {model.prior.name!r}, which has no backbone, bottleneck or perceptual "
             "term; leave them empty"
         )
+    if data.levels == 1:
+        raise UserError("data.levels is 1; a pixel has 2 values or more, or 0 for no codes of it")
     codes = data.levels > 0 or data.source.startswith("codes:")
     if codes != bool(model.prior):
         raise UserError(

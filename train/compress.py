@@ -74,6 +74,11 @@ def load_codec(workdir: str, *, prior: str) -> Codec:
         table = entropy_coding.table_of(code, run.model.bottleneck.codes)
         walk = entropy_coding.table_walk(table, code.shape[1:])
         return Codec(run, prior, fingerprint(run.variables, table), lambda _: walk, lambda _: None)
+    if config.model.prior.name != "pixelcnn":
+        raise UserError(
+            f"{workdir} holds a prior {config.model.prior.name!r}, which does not compress; "
+            "'pixelcnn' does, and so does --prior=table"
+        )
     trained = runs.load(workdir)
     net, variables = trained.model.net, {"params": trained.variables["params"]["net"]}
     shape = tuple(trained.config.model.code_shape)

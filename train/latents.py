@@ -91,8 +91,12 @@ def images(run: Run, *, split: str = "test", limit: int = 0) -> np.ndarray:
       limit: how many, the first; 0: all.
 
     Raises:
-      UserError: the data are not there.
+      UserError: the data are not there, or the run is a prior's.
     """
+    if run.config.model.prior:
+        raise UserError(
+            f"{run.config.name} is a prior over codes and has no images; name the run that encodes"
+        )
     return examples(run, split=split, limit=limit)["image"]
 
 

@@ -137,6 +137,7 @@ def test_configs_that_cannot_be_are_refused(pixels):
             checked(config)
 
     refused("a prior is trained on codes", data__levels=0)
+    refused("data.levels is 1; a pixel has 2 values", data__levels=1)
     refused("no backbone", model__backbone=ConfigDict({"name": "mlp"}))
     refused("no prior|prior.name is 'nothing'; known: pixelcnn", model__prior__name="nothing")
     refused("no option 'feature'; did you mean 'features'", model__prior__feature=3)

@@ -97,6 +97,11 @@ def test_other_runs_hold_no_prior(command, vq_run):
         command(workdir=vq_run)
 
 
+def test_a_prior_has_no_images(prior_run):
+    with pytest.raises(UserError, match="prior is a prior over codes and has no images"):
+        latents.images(train.load(prior_run))
+
+
 def test_the_report_shows_draws_of_each_class(prior_run, tmp_path):
     run = train.load(prior_run)
     path = runs.folder(prior_run)
