@@ -127,7 +127,10 @@ def decompress(codec: Codec, compressed: Compressed, name: str) -> np.ndarray:
             f"{name} was compressed with another model than this workdir's, or the model has been "
             "trained further since; name the run that compressed it"
         )
-    code = entropy_coding.decode(codec.walk(compressed.label), compressed.payload)
+    try:
+        code = entropy_coding.decode(codec.walk(compressed.label), compressed.payload)
+    except ValueError:
+        code = np.zeros(0, np.int32)
     if code_checksum(code) != compressed.checksum:
         raise UserError(
             f"{name}: the codes are not those that were compressed, for the prior's arithmetic is "

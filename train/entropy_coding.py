@@ -59,10 +59,14 @@ def decode(walk: Walk, payload: bytes) -> np.ndarray:
 
     Raises:
       UserError: the extra `compress` is not installed.
+      ValueError: no codes have these bytes.
     """
     coder, categorical = _coder()
     decoder = coder.RangeDecoder(_words(payload))
-    return walk(lambda probabilities: int(decoder.decode(categorical(probabilities))))
+    try:
+        return walk(lambda probabilities: int(decoder.decode(categorical(probabilities))))
+    except AssertionError as error:  # constriction's
+        raise ValueError(f"no codes have these bytes under this prior ({error})") from error
 
 
 def pixelcnn_walk(
@@ -192,7 +196,7 @@ def _decode_all(payload: bytes, probabilities: list[np.ndarray]) -> list[int]:
     decoder = coder.RangeDecoder(_words(payload))
     try:
         return [int(decoder.decode(categorical(p))) for p in probabilities]
-    except AssertionError:  # what constriction raises for a number that no codes have
+    except AssertionError:  # constriction's, where no codes have these bytes
         return []
 
 

@@ -1,5 +1,6 @@
 """The source `codes:W`: what the trained run in W encodes its data set to."""
 
+import logging
 import zipfile
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from train.checkpoints import Checkpoints
 from train.data.random_access import InMemory, Source
 from train.errors import UserError
 
+log = logging.getLogger("train")
 SPLITS = ("train", "test")
 
 
@@ -88,6 +90,7 @@ def load(workdir: str, *, checksum: int = 0) -> dict[str, Source]:
 
     checkpoint = check_encoder(workdir, checksum)
     if parallel.is_first_process() and not all(_path(workdir, s).exists() for s in SPLITS):
+        log.info("encoding the data of %s", workdir)
         encode.write_codes(workdir)
     parallel.wait_for_all("codes are written")
     return {split: _read_split(workdir, split, checkpoint) for split in SPLITS}
