@@ -1,126 +1,39 @@
 """Bottlenecks side by side: `python -m train.compare --config configs/compare_X.py --workdir W`.
 
 Trains every run of the comparison with every seed, and goes on where it stopped if called again;
-then measures all of them in one way. `python -m train.compare --workdir W RUN RUN ...` does so with
-runs that exist; runs whose configs differ in the seed alone are one system.
+then measures all of them in one way, and writes tables, pictures and `comparison.html`, a page with
+all of it. `python -m train.compare --workdir W RUN RUN ...` does so with runs that exist; runs
+whose configs differ in the seed alone are one system.
 
 Where a comparison names `figures`, as (head, name, digits), or `--figures=NAME,NAME` does, its
 table has those of the runs' own evaluations instead, "-" where a system has none. Where it names
 `curves`, or `--curves=NAME,NAME` does, those figures are also given at every evaluated step.
 """
 
-import math
+import platform
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
-import numpy as np
 from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from models.likelihoods import to_unit
-from train import cli, comparison_curves, comparison_tables, latents, parallel, pictures, runs
+from train import (
+    cli,
+    comparison_curves,
+    comparison_figures,
+    comparison_page,
+    comparison_tables,
+    parallel,
+    pictures,
+    runs,
+)
 from train.data.sequences import movements_of
 from train.errors import UserError
 from train.loop import train_and_evaluate
-from train.metrics import rate
-from train.metrics.image import peak_signal_to_noise, structural_similarity
 
-RATE_IMAGES = 1024  # whose codes are counted and rounded; other figures are of the whole split
-SHOWN = 8
 # Fields of `data` that say what a run is tested on, beside what moves in its test sequences.
 _TESTED = ("source", "test", "image_shape", "holdout", "split_seed", "frames")
-
-
-class Measured(NamedTuple):
-    """One run, measured.
-
-    Attributes:
-      system: what the run is called in the table, its seed apart.
-      seed: of the run.
-      values: figure by name; NaN where a system has none.
-      curve: PSNR over bits, from rounding the code; one point where the code is indices.
-      shown: reconstructions of the first test images, or of the first sequence's frames,
-        `[n, height, width, channels]`.
-    """
-
-    system: str
-    seed: int
-    values: dict[str, float]
-    curve: list[rate.Rate]
-    shown: np.ndarray
-
-
-def measure(workdir: str, system: str) -> Measured:
-    """Measures a finished run on its test split: code to image, the VAE's code being its mean.
-
-    Raises:
-      UserError: no run, or one that has not come to its end.
-    """
-    evaluation = _evaluation(workdir)
-    run = runs.load(workdir)
-    images = latents.images(run)
-    code = latents.encode(run, images)
-    shown = latents.decode(run, code)
-
-    original = to_unit(images)
-    kl = [evaluation[term] for term in run.config.loss_weights if term.split("_")[0] == "kl"]
-    mse = np.mean(np.square(shown - original), axis=(1, 2, 3))
-    values = {
-        "psnr": _psnr(shown, original),
-        "ssim": float(np.mean(_batched(structural_similarity, shown, original))),
-        "nmse": float(np.mean(mse)) / run.config.model.data_variance,
-        "entries": float(math.prod(code.shape[1:])),
-        "non_zeros": float(np.count_nonzero(code)) / len(code),
-        "nominal_bits": sum(kl) / math.log(2) if kl else math.nan,
-    }
-    some, exact = code[:RATE_IMAGES], _psnr(shown[:RATE_IMAGES], original[:RATE_IMAGES])
-    if np.issubdtype(code.dtype, np.integer):
-        values["non_zeros"] = values["entries"]
-        values["nominal_bits"] = values["entries"] * math.log2(run.config.model.bottleneck.codes)
-        curve = [rate.Rate(0.0, rate.code_bits(some), exact)]
-    else:
-        curve = rate.rate_distortion(
-            some,
-            lambda code: _psnr(latents.decode(run, code), original[: len(code)]),
-            steps=rate.usual_steps(some),
-        )
-    chosen = rate.unseen(curve, exact)
-    values |= {"bits": chosen.bits, "psnr_at_bits": chosen.psnr, "step": chosen.step}
-    return Measured(system, run.config.seed, values, curve, _first(shown))
-
-
-def _first(images: np.ndarray) -> np.ndarray:
-    """The first images, or the first sequence's frames."""
-    return images[0] if images.ndim == 5 else images[:SHOWN]
-
-
-def evaluated(workdir: str, system: str) -> Measured:
-    """A finished run's figures by its own evaluation.
-
-    Raises:
-      UserError: no run, or one that has not come to its end.
-    """
-    return Measured(system, runs.read_config(workdir).seed, _evaluation(workdir), [], np.zeros(0))
-
-
-def _evaluation(workdir: str) -> dict[str, float]:
-    evaluation = runs.read_evaluation(workdir)
-    if evaluation is None:
-        raise UserError(f"{workdir} has no evaluation.json: let its training come to its end first")
-    return evaluation["values"]
-
-
-def _psnr(images: np.ndarray, original: np.ndarray) -> float:
-    return float(np.mean(_batched(peak_signal_to_noise, images, original)))
-
-
-def _batched(function: object, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    size = latents.BATCH
-    jitted = jax.jit(function)
-    parts = [jitted(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
-    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def train_all(config: ConfigDict, workdir: epath.Path) -> list[tuple[str, str]]:
@@ -171,7 +84,7 @@ def named(folders: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def main(arguments: list[str]) -> None:
-    """Trains, measures, and writes the tables and pictures."""
+    """Trains, measures, and writes the tables, the pictures and the page."""
     workdir = runs.open_workdir(flags.FLAGS.workdir)
     config, folders = flags.FLAGS.config, arguments[1:]
     if bool(folders) == (config is not None):
@@ -183,30 +96,77 @@ def main(arguments: list[str]) -> None:
         return
     if curves := _columns(config, "curves"):
         _write_curves(workdir, found, curves)
+    title = config.name if config is not None else "comparison"
     if figures := _columns(config, "figures"):
-        measured = [evaluated(folder, system) for folder, system in found]
-        comparison_tables.write(workdir, measured, figures, comparison_tables.EVALUATED)
-        print(comparison_tables.markdown(measured, figures, comparison_tables.EVALUATED))
+        measured = [comparison_figures.evaluated(folder, system) for folder, system in found]
+        notes = comparison_tables.EVALUATED
+        comparison_tables.write(workdir, measured, figures, notes)
+        print(comparison_tables.markdown(measured, figures, notes))
+        page = comparison_page.Page(title, _lead(found), measured, figures, notes)
+        _write_page(workdir, page, found, curves)
         return
-    measured = [measure(folder, system) for folder, system in found]
-    originals = _first(latents.images(runs.load(found[0][0]), limit=SHOWN))
-    comparison_tables.write(workdir, measured)
+    compared = comparison_figures.compare(found)
+    comparison_tables.write(workdir, compared.measured)
     drawn = [workdir / name for name in ("rate_distortion.png", "reconstructions.png")]
-    comparison_tables.draw_rates(measured, drawn[0])
-    rows = {m.system: m.shown for m in reversed(measured)}  # of each system, its first run
-    pictures.rows({"original": originals} | dict(reversed(rows.items())), drawn[1])
-    print(comparison_tables.markdown(measured))
+    comparison_tables.draw_rates(compared.measured, drawn[0])
+    rows = {system: shown.reconstructions for system, shown in compared.shown.items()}
+    pictures.rows({"original": compared.originals} | rows, drawn[1])
+    print(comparison_tables.markdown(compared.measured))
+    page = comparison_page.Page(
+        title,
+        _lead(found),
+        compared.measured,
+        originals=compared.originals,
+        shown=compared.shown,
+        probe=compared.probe,
+        where=f"{jax.device_count()} {jax.devices()[0].device_kind}, {platform.machine()}",
+    )
+    drawn.append(_write_page(workdir, page, found, curves))
     print("\npictures:", *map(str, drawn), sep="\n  ")
+
+
+def _lead(found: list[tuple[str, str]]) -> str:
+    """What the runs have in common, in a sentence."""
+    configs = [runs.read_config(folder) for folder, _ in found]
+    systems, seeds = len({s for _, s in found}), len({config.seed for config in configs})
+    steps = sorted({f"{config.train.steps:,}" for config in configs})
+    sizes = sorted({str(config.train.batch_size) for config in configs})
+    return (
+        f"{systems} systems on {configs[0].data.source}, tested on {configs[0].data.test}; "
+        f"{' or '.join(steps)} steps of {' or '.join(sizes)} examples, {seeds} seeds."
+    )
+
+
+def _write_page(
+    workdir: epath.Path,
+    page: comparison_page.Page,
+    found: list[tuple[str, str]],
+    columns: comparison_tables.Columns,
+) -> epath.Path:
+    """Writes `comparison.html`, with the runs' figures over their steps."""
+    curves = [
+        (columns or comparison_curves.TESTED, _read_curves(found, "test")),
+        (comparison_curves.TRAINED, _read_curves(found, "train")),
+    ]
+    path = workdir / "comparison.html"
+    comparison_page.write(path, page._replace(curves=curves))
+    return path
+
+
+def _read_curves(found: list[tuple[str, str]], split: str) -> list[comparison_curves.Curve]:
+    return [
+        comparison_curves.read(
+            runs.folder(folder), system, seed=runs.read_config(folder).seed, split=split
+        )
+        for folder, system in found
+    ]
 
 
 def _write_curves(
     workdir: epath.Path, found: list[tuple[str, str]], columns: comparison_tables.Columns
 ) -> None:
     """Writes, draws and prints figures at every evaluated step."""
-    curves = [
-        comparison_curves.read(runs.folder(folder), system, seed=runs.read_config(folder).seed)
-        for folder, system in found
-    ]
+    curves = _read_curves(found, "test")
     comparison_curves.write(workdir, curves, columns)
     comparison_curves.draw(curves, columns, workdir / "comparison_curves.png")
     print(comparison_curves.markdown(curves, columns), end="\n\n")

@@ -20,6 +20,11 @@ from train.writers import read_lines, write_whole
 NOTES = "Mean and standard deviation over seeds, on the test split, after each evaluated step."
 
 
+# What a page shows where a comparison names nothing: of the test split, and of training batches.
+TESTED: Columns = (("PSNR, dB", "psnr", 2), ("SSIM", "ssim", 4))
+TRAINED: Columns = (("NMSE of training batches", "nmse", 4),)
+
+
 class Curve(NamedTuple):
     """One run's figures over its steps.
 
@@ -86,8 +91,7 @@ def draw(curves: Sequence[Curve], columns: Columns, path: epath.Path) -> None:
     lines = {}
     for axes, (head, name, _) in zip(panels, columns, strict=True):
         for number, (system, runs) in enumerate(systems.items()):
-            steps = _steps(runs, name)
-            found = [_at(runs, step, name) for step in steps]
+            steps, found = over_steps(runs, name)
             colour = f"C{number % 10}"
             (lines[system],) = axes.plot(
                 steps, [np.mean(values) for values in found], color=colour, marker="o", markersize=3
@@ -100,6 +104,12 @@ def draw(curves: Sequence[Curve], columns: Columns, path: epath.Path) -> None:
     labels = [f"{system}, {len(systems[system])} seeds" for system in lines]
     figure.legend(lines.values(), labels, loc="outside upper left", ncols=4, frameon=False)
     pictures.save_figure(figure, path)
+
+
+def over_steps(curves: Sequence[Curve], name: str) -> tuple[list[int], list[list[float]]]:
+    """Steps at which a figure is known, and at each its values over the runs that have it."""
+    steps = _steps(curves, name)
+    return steps, [_at(curves, step, name) for step in steps]
 
 
 def _steps(curves: Sequence[Curve], name: str) -> list[int]:

@@ -47,7 +47,7 @@ class Run(NamedTuple):
     @property
     def code_shape(self) -> tuple[int, ...]:
         """Shape of one example's code, `(positions..., units)`."""
-        return _code(self).shape[1:]
+        return abstract_code(self).shape[1:]
 
     def images(self, *, split: str = "test", limit: int = 0) -> np.ndarray:
         """Images of a split of the run's data; see `images`."""
@@ -128,13 +128,13 @@ def encode(run: Run, images: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: other shapes than the run's own.
     """
-    wanted = _image_shape(run.config)
+    wanted = image_shape(run.config)
     if np.shape(images)[1:] != wanted or not len(images):
         raise ValueError(
             f"images are {list(np.shape(images))}; expected [n, {', '.join(map(str, wanted))}], as "
             "the run was trained on: give one image as image[None]"
         )
-    return in_batches(_encoder(run.model), run.variables, images)
+    return in_batches(encoder(run.model), run.variables, images)
 
 
 def decode(run: Run, code: np.ndarray) -> np.ndarray:
@@ -143,7 +143,7 @@ def decode(run: Run, code: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: other shapes or kinds of numbers than `encode` gives, or an index that is no code.
     """
-    known = _code(run)
+    known = abstract_code(run)
     code = np.asarray(code)
     whole = np.issubdtype(known.dtype, np.integer)
     right = np.issubdtype(code.dtype, np.integer if whole else np.floating)
@@ -158,7 +158,7 @@ def decode(run: Run, code: np.ndarray) -> np.ndarray:
             f"the code's indices are {code.min()} to {code.max()}; there are "
             f"{run.model.bottleneck.codes} codes, from 0"
         )
-    return in_batches(_decoder(run.model, _lead(run), True), run.variables, code)
+    return in_batches(decoder(run.model, lead=lead(run)), run.variables, code)
 
 
 def reconstruct(run: Run, images: np.ndarray) -> np.ndarray:
@@ -193,7 +193,7 @@ def sample(run: Run, n: int, *, key: jax.Array) -> np.ndarray:
     if hasattr(bottleneck, "draw_prior"):
         draw = _prior_drawer(run.model, shape)
         return decode(run, np.asarray(draw(run.variables, key)))
-    if not np.issubdtype(_code(run).dtype, np.integer):
+    if not np.issubdtype(abstract_code(run).dtype, np.integer):
         raise UserError(
             f"{run.config.name} has codes without a prior to draw them from "
             f"({type(bottleneck).__name__}): fit a distribution to run.encode(images) and decode "
@@ -254,7 +254,7 @@ def interpolate(
         return decode(run, (1 - w) * z[0] + w * z[1])
     z = latent(run, z)
     between = (1 - w) * z[0] + w * z[1]
-    return in_batches(_decoder(run.model, _lead(run), False), run.variables, between)
+    return in_batches(decoder(run.model, lead=lead(run), coded=False), run.variables, between)
 
 
 def traverse(
@@ -296,7 +296,7 @@ def _place(unit: int | tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ..
 
 def _single(run: Run, image: np.ndarray, what: str) -> np.ndarray:
     """One image (or sequence) of the run's shape."""
-    wanted = _image_shape(run.config)
+    wanted = image_shape(run.config)
     if np.shape(image) != wanted:
         raise ValueError(
             f"{what} is {list(np.shape(image))}; expected {list(wanted)}, without a batch"
@@ -304,24 +304,27 @@ def _single(run: Run, image: np.ndarray, what: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def _image_shape(config: ConfigDict) -> tuple[int, ...]:
+def image_shape(config: ConfigDict) -> tuple[int, ...]:
     """Of one example."""
     frames = (config.data.frames,) if config.data.frames else ()
     return (*frames, *config.model.image_shape)
 
 
-def _lead(run: Run) -> int:
+def lead(run: Run) -> int:
+    """Axes of a batch before those of an image: examples, and frames of a sequence."""
     return 2 if run.config.data.frames else 1
 
 
-def _code(run: Run) -> jax.ShapeDtypeStruct:
+def abstract_code(run: Run) -> jax.ShapeDtypeStruct:
     """Shape `[1, positions..., units]` and dtype of a code, without computing one."""
-    image = jax.ShapeDtypeStruct((1, *_image_shape(run.config)), jnp.float32)
-    return jax.eval_shape(_encoder(run.model), run.variables, image)
+    image = jax.ShapeDtypeStruct((1, *image_shape(run.config)), jnp.float32)
+    return jax.eval_shape(encoder(run.model), run.variables, image)
 
 
 @functools.cache
-def _encoder(model: nn.Module) -> Any:
+def encoder(model: nn.Module) -> Any:
+    """`(variables, images) -> code`."""
+
     def code(module: nn.Module, image: jax.Array) -> jax.Array:
         return module({module.key: image}, train=False).code
 
@@ -329,8 +332,11 @@ def _encoder(model: nn.Module) -> Any:
 
 
 @functools.cache
-def _decoder(model: nn.Module, lead: int, coded: bool) -> Any:
-    """Mean images of codes; with `coded` False, of latents."""
+def decoder(model: nn.Module, *, lead: int, coded: bool = True) -> Any:
+    """`(variables, code) -> mean images`; with `coded` False, of latents.
+
+    The first `lead` axes are batch (and time).
+    """
 
     def mean(module: nn.Module, z: jax.Array) -> jax.Array:
         output = module.decode(module.bottleneck.look_up(z) if coded else z, lead=lead)

@@ -1,5 +1,6 @@
 """A run that takes seconds: its config, the command that trains it, and what it must leave."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from PIL import Image
 from scipy.io import savemat
 
 import train.loop
-from configs import base
-from train import runs
+from configs import base, compare_digits
+from train import runs, steps
 from train.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +81,28 @@ def here(monkeypatch, compiled_once):
     """`here(config, workdir)` trains without the pictures."""
     monkeypatch.setattr(train.loop.report, "finish", lambda *_: None)
     return lambda config, workdir: train.loop.train_and_evaluate(config, str(workdir))
+
+
+@pytest.fixture(scope="session")
+def untrained():
+    """`untrained(system)`: a small run of `compare_digits` as it starts, of 8x8 images."""
+
+    @functools.cache
+    def make(system):
+        config = compare_digits.get_config().runs[system]
+        config.model.backbone.update({"widths": (4,), "last_width": 4, "residual_layers": 0})
+        config.model.data_variance = 0.1
+        batch = {"image": np.random.default_rng(1).random((4, 8, 8, 1)).astype(np.float32)}
+        names = list(runs.abstract_state(config).window.sums)
+        model, optimizer = runs.build_model(config), steps.make_optimizer(config.optimizer, 1)
+        create = runs.make_state(config, model, optimizer, names)
+        state = jax.jit(create)(jax.random.key(0), batch)
+        variables = {"params": state.params, **state.collections}
+        counts = np.zeros((1, 64))
+        counts[0, [3, 60]] = 5, 3  # two codes occur
+        return train.Run(model, variables, config, 0, {"arrays": {"code_counts": counts.tolist()}})
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ import train
 from configs import topographic_vae_digits
 from models.likelihoods import to_unit
 from train import comparison_tables, denoise, latents, runs, sparse
-from train.compare import Measured, named
+from train.compare import named
+from train.comparison_figures import Measured
 from train.errors import UserError
 from train.metrics.rate import Rate
 
@@ -151,7 +152,7 @@ def test_only_runs_on_the_same_test_images_are_compared(tmp_path):
 def test_means_and_spreads_over_seeds():
     values = {name: 1.0 for _, name, _ in comparison_tables.COLUMNS}
     runs = [
-        Measured("a", seed, values | {"psnr": psnr}, [Rate(0, 1, psnr)], np.zeros((1, 2, 2, 1)))
+        Measured("a", seed, values | {"psnr": psnr}, [Rate(0, 1, psnr)])
         for seed, psnr in enumerate((20.0, 21.0, 22.0))
     ]
     runs.append(runs[0]._replace(system="b", values=values | {"psnr": math.nan}))

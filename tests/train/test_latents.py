@@ -1,15 +1,13 @@
 """What a notebook does with a run's latents, for every bottleneck, untrained."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import train
-from configs import compare_digits, topographic_vae_digits
-from train import latents, runs, steps
+from configs import topographic_vae_digits
+from train import latents, runs
 from train.errors import UserError
 
 SYSTEMS = ("vae", "vq", "fsq", "capsules", "sparse", "topographic", "partition")
@@ -20,29 +18,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8
 pytestmark = pytest.mark.usefixtures("compiled_lightly")
 
 
-@functools.cache
-def untrained(system):
-    config = compare_digits.get_config().runs[system]
-    config.model.backbone.update({"widths": (4,), "last_width": 4, "residual_layers": 0})
-    config.model.data_variance = 0.1
-    return start(config)
-
-
-def start(config, frames=()):
-    model = runs.build_model(config)
-    shape = (4, *frames, *config.model.image_shape)
-    batch = {"image": np.random.default_rng(1).random(shape).astype(np.float32)}
-    names = list(runs.abstract_state(config).window.sums)
-    optimizer = steps.make_optimizer(config.optimizer, 1)
-    state = jax.jit(runs.make_state(config, model, optimizer, names))(jax.random.key(0), batch)
-    variables = {"params": state.params, **state.collections}
-    counts = np.zeros((1, 64))
-    counts[0, [3, 60]] = 5, 3  # two codes occur
-    return train.Run(model, variables, config, 0, {"arrays": {"code_counts": counts.tolist()}})
-
-
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_images_become_codes_and_codes_images(system):
+def test_images_become_codes_and_codes_images(untrained, system):
     run = untrained(system)
     code = run.encode(IMAGES)
     assert code.shape == (2, *run.code_shape)
@@ -55,7 +32,7 @@ def test_images_become_codes_and_codes_images(system):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_what_lies_between_two_images_and_around_one(system):
+def test_what_lies_between_two_images_and_around_one(untrained, system):
     run = untrained(system)
     made = run.reconstruct(IMAGES)
     between = run.interpolate(IMAGES[0], IMAGES[1], steps=2)
@@ -74,7 +51,7 @@ def test_what_lies_between_two_images_and_around_one(system):
 
 
 @pytest.mark.parametrize("system", PRIORS)
-def test_samples_of_a_prior(system):
+def test_samples_of_a_prior(untrained, system):
     run = untrained(system)
     made = run.sample(2, key=jax.random.key(0))
     assert made.shape == IMAGES.shape
@@ -83,25 +60,24 @@ def test_samples_of_a_prior(system):
 
 
 @pytest.mark.parametrize("system", DISCRETE)
-def test_codes_are_drawn_as_often_as_they_occur(system):
+def test_codes_are_drawn_as_often_as_they_occur(untrained, system):
     run = untrained(system)
     assert run.sample(2, key=jax.random.key(0)).shape == IMAGES.shape
     drawn = latents.draw_by_counts(jax.random.key(0), np.asarray([[0, 3, 1.0]]), (500, 4, 4, 1))
     # 8,000 draws: the share has a standard error of 0.005.
     assert np.mean(drawn == 1) == pytest.approx(0.75, abs=0.02)
     assert not np.any(drawn == 0)
-    message = r"no counts of its codes.*'codes' in evaluation\.evaluators"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"no counts of its codes.*'codes' in evaluation\."):
         run._replace(evaluation=None).sample(2, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize("system", ["capsules", "sparse"])
-def test_a_code_without_a_prior_is_not_drawn(system):
+def test_a_code_without_a_prior_is_not_drawn(untrained, system):
     with pytest.raises(UserError, match=r"without a prior.*fit a distribution to run\.encode"):
         untrained(system).sample(2, key=jax.random.key(0))
 
 
-def test_the_prior_of_capsules_is_that_of_their_gaussians():
+def test_the_prior_of_capsules_is_that_of_their_gaussians(untrained):
     # With the kernel "none" t is z, standard normal.
     bottleneck = untrained("topographic").model.bottleneck.clone(kernel="none", parent=None)
     t = bottleneck.apply({}, jax.random.key(0), (200, 4, 4, 4, 4), method="draw_prior")
@@ -127,7 +103,7 @@ def test_sequences_are_handled_whole():
     np.testing.assert_allclose(between, run.reconstruct(images), atol=1e-5)
 
 
-def test_what_does_not_fit_is_refused():
+def test_what_does_not_fit_is_refused(untrained):
     run = untrained("vq")
     with pytest.raises(ValueError, match=r"\[8, 8, 1\]; expected \[n, 8, 8, 1\].*image\[None\]"):
         run.encode(IMAGES[0])
