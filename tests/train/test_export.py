@@ -28,6 +28,7 @@ class Blocked:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Blocked())
+import importlib.util
 import numpy as np
 for folder in sys.argv[2:]:
     spec = importlib.util.spec_from_file_location("load", folder + "/load.py")
