@@ -28,10 +28,10 @@ COLUMNS: Columns = (
 )
 NOTES = f"""\
 Mean and standard deviation over seeds; figures per image, of a sequence entries and bits of all its
-frames. "not 0": entries of the code other than 0. Nominal bits: log2 K for each index; for a VAE,
-its KL. Bits: the code rounded so far that at most {rate.UNSEEN_LOSS} dB is lost, then one histogram
-for each unit over images and positions, of which the entropy is taken; indices likewise,
-unrounded."""
+frames. "not 0": entries of the code other than 0. Nominal bits: log2 K for each index; where there
+is a KL, that, in bits. Bits: the code rounded so far that at most {rate.UNSEEN_LOSS} dB is lost,
+then one histogram for each unit (of capsules, each number of each) over images and positions, of
+which the entropy is taken: a 0 counts as the common value it is. Indices likewise, unrounded."""
 EVALUATED = "Mean and standard deviation over seeds; figures of the runs' own evaluations."
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
-from train import cli, parallel, runs, steps
+from train import cli, latents, parallel, runs, steps
 from train.data import games
 from train.data.pipeline import evaluation_batches
 from train.data.random_access import Source
@@ -77,7 +77,7 @@ def encode(
             f"examples have {', '.join(sorted(source[0]))}, but no known 'factors' to compare "
             "codes with; data.source='game:pong' has them"
         )
-    code = jax.jit(lambda v, image: model.apply(v, {"image": image}, train=False).code)
+    code = latents.encoder(model)
     parts = []
     for batch in evaluation_batches(source, batch_size=batch_size, transform=transform):
         real = batch["mask"] > 0

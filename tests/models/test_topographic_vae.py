@@ -202,6 +202,7 @@ def test_the_release_has_as_many_parameters(shape, capsules, kernel, count):
         ("none", {"capsules": 0}, "capsules is 0"),
         ("shifting", {"epsilon": 0.0}, "epsilon is 0.0; it must be above 0"),
         ("stationary", {"predictive": True}, "only 'shifting' has an order"),
+        ("shifting", {"project": True}, "grids of single images have 'torus' or 'none'"),
     ],
 )
 def test_settings_that_cannot_be(name, options, message):

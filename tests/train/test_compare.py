@@ -92,6 +92,14 @@ def test_a_comparison_leaves_tables_and_pictures(compared):
     assert curves.strip() in printed
     assert "| step | sparse (1) | vq (1) |" in curves
     assert f"| 30 | {float(rows[0]['psnr']):.2f} |" in curves
+    page = (folder / "comparison.html").read_text()
+    assert f"<td>{float(rows[0]['psnr']):.2f}</td>" in page
+    assert "What a linear probe reads" in page
+    assert "What training costs" in page
+    for row in rows:
+        assert float(row["probe_accuracy"]) > 0.5
+        assert float(row["parameters"]) > 1000
+        assert float(row["seconds_per_step"]) > 0
     for name in ("rate_distortion.png", "reconstructions.png", "comparison_curves.png"):
         assert (folder / name).stat().st_size > 1000
 
@@ -129,6 +137,7 @@ def test_figures_of_the_evaluations_are_compared_where_they_are_named(compared, 
     assert f"| scvae_digits | 1 | {values[0]['psnr']:.4f} | - |" in table
     assert f"{values[1]['psnr']:.4f} | {values[1]['perplexity']:.4f} |" in table
     assert table.strip() in result.stdout
+    assert "<h2>Results</h2>" in (tmp_path / "comparison.html").read_text()
 
 
 def test_only_runs_on_the_same_test_images_are_compared(tmp_path):
