@@ -4,14 +4,16 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from etils import epath
 
+from models import CapsuleRouter, GaussianBottleneck, TopographicCapsules
 from train import comparison_page
 from train.comparison_curves import Curve
-from train.comparison_figures import Measured, varying
+from train.comparison_figures import Measured, by_unit, varying
 from train.metrics.rate import Rate
 from train.svg_charts import Series, line_chart
 
@@ -117,6 +119,17 @@ def test_charts_are_drawings_of_their_points():
         line_chart([Series("a", 0, [0], [1])], x_label="", y_label="", log_x=True)
     with pytest.raises(ValueError, match="expected finite points"):
         line_chart([], x_label="", y_label="")
+
+
+def test_numbers_of_capsules_are_units_of_their_own():
+    def run_of(bottleneck):
+        return SimpleNamespace(model=SimpleNamespace(bottleneck=bottleneck))
+
+    code = np.arange(2 * 3 * 3 * 8 * 2).reshape(2, 3, 3, 8, 2)
+    assert by_unit(run_of(CapsuleRouter(outputs=8, depth=2)), code).shape == (2, 3, 3, 16)
+    torus = TopographicCapsules(8, 2, "torus", width=1)
+    assert by_unit(run_of(torus), code).shape == (2, 3, 3, 16)
+    assert by_unit(run_of(GaussianBottleneck(2)), code).shape == code.shape
 
 
 def test_entries_that_vary():
