@@ -34,6 +34,9 @@ def get_config() -> ConfigDict:
     # grid and their codebooks, such as (8, 8, 1), and the prior's name and options.
     config.model.code_shape = ()
     config.model.prior = ConfigDict()
+    # Of a run that models speech, whose backbone is "waveform": the options of its WaveNet (classes
+    # are the speakers), and the jitter of its latents.
+    config.model.speech = ConfigDict()
     # A loss term of how images look: "vgg16", "alexnet", or "" for none. It is LPIPS, lpips_vgg16
     # say, with a file of its weights (train/weights.py tells how to make one), and without one a
     # random_features_distance.
@@ -53,7 +56,7 @@ def get_config() -> ConfigDict:
     config.adversary.gradient_penalty = 0.0  # weight of 1/2 |dD(x)/dx|^2 at real images; 0: none
 
     config.data = ConfigDict()
-    # digits, photos, tfds:NAME, folder:PATH, array:PATH, game:NAME, codes:W, synthetic;
+    # digits, photos, tfds:NAME, folder:PATH, audio:PATH, array:PATH, game:NAME, codes:W, synthetic;
     # sequences:mnist, sequences:digits, sequences:dsprites, sequences:PATH (of dSprites in a file)
     config.data.source = ""
     # Of TFDS; empty: TFDS_DATA_DIR, or TFDS's own default. Of what games have played: a cache.
@@ -71,6 +74,9 @@ def get_config() -> ConfigDict:
     config.data.limit = 0
     # Pixels as codes 0 .. levels - 1, for a prior over them; 0: pixels make an image.
     config.data.levels = 0
+    # Of speech: samples of a crop, and samples a second.
+    config.data.samples = 0
+    config.data.sample_rate = 0
     # Of the checkpoint that the codes of "codes:W" are of; 0: of W's newest, noted at the start.
     config.data.encoder_checksum = 0
     config.data.frames = 0  # of a sequence; 0: single images
@@ -353,3 +359,36 @@ def partition_variance(
         image_shape=image_shape, batch_size=batch_size, subresolution=subresolution
     )
     return weights.kl / weights.reconstruction
+
+
+def set_speech(
+    config: ConfigDict,
+    *,
+    samples: int,
+    sample_rate: int,
+    speakers: int,
+    codes: int,
+    widths: tuple[int, ...],
+) -> None:
+    """Sets the model of section 4.3 of the VQ-VAE's paper, and its loss: nats per sample.
+
+    `samples` is the crop it is trained on; `widths` has a stride of 2 for each.
+    """
+    config.data.samples = samples
+    config.data.sample_rate = sample_rate
+    config.model.backbone = ConfigDict({"name": "waveform", "widths": widths, "residual_layers": 2})
+    config.model.bottleneck = ema_codebook(codes=codes, depth=64)
+    config.model.speech = ConfigDict(
+        {
+            "name": "wavenet",
+            "layers": 10,
+            "cycles": 2,
+            "features": 64,
+            "skip_features": 256,
+            "classes": speakers,
+            "local_features": 64,
+            "jitter": 0.12,
+        }
+    )
+    config.loss_weights = ConfigDict({"reconstruction": 1 / samples, "commitment": 0.25 / 64})
+    config.evaluation.evaluators = ("losses", "codes")

@@ -11,14 +11,16 @@ from flax import linen as nn
 
 from models.autoencoder import Autoencoder, AutoencoderOutput, BottleneckOutput
 from models.backbones import BACKBONES, build_backbone
+from models.backbones.waveform import WaveformEncoder
 from models.cvvae import CapsuleRouter
 from models.fsq_vae import FiniteScalarQuantizer
 from models.gaussian_vae import GaussianBottleneck
 from models.likelihoods import LIKELIHOODS, build_likelihood
 from models.partition_vae import PartitionedGaussian
 from models.perceptual import PerceptualTerm
-from models.priors import PRIORS, Prior
+from models.priors import PRIORS, Prior, WaveNet
 from models.scvae import SparseCoder
+from models.speech import Speech
 from models.topographic_vae import TopographicCapsules
 from models.vqvae import VectorQuantizer
 
@@ -33,6 +35,7 @@ __all__ = [
     "PartitionedGaussian",
     "Prior",
     "SparseCoder",
+    "Speech",
     "TopographicCapsules",
     "VectorQuantizer",
     "build",
@@ -52,6 +55,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Fields of a bottleneck, and of a prior, that no config gives.
 _OURS = ("parent", "name", "axis_name", "dtype")
 _PRIORS_OURS = (*_OURS, "codebooks", "located")
+_DECODERS_OURS = (*_OURS, "codebooks", "codes", "ordered")
 
 
 def build(
@@ -65,7 +69,8 @@ def build(
     Args:
       settings: `image_shape`, `backbone`, `bottleneck`, `likelihood` (each with a `name` and the
         options of the thing named), `data_variance`, `dtype` and `remat`; or `prior` alike, with
-        `code_shape` and `dtype`: then the model is a `Prior`, else an `Autoencoder`.
+        `code_shape` and `dtype`: then the model is a `Prior`; or `speech`, with `backbone`,
+        `bottleneck` and `dtype`: then it is `Speech`; else an `Autoencoder`.
       axis_name: mapped axis of the training step, for statistics over all devices; None outside.
       perceptual: a loss term of the images' looks, whose weights are read elsewhere.
 
@@ -77,6 +82,8 @@ def build(
     dtype = DTYPES[settings["dtype"]]
     if settings.get("prior"):
         return _build_prior(settings, dtype)
+    if settings.get("speech"):
+        return _build_speech(settings, dtype, axis_name)
     shape = tuple(settings["image_shape"])
     if len(shape) != 3 or any(_unfit(size, int) for size in shape) or min(shape) < 1:
         raise ValueError(f"model.image_shape is {shape}; it must be (height, width, channels)")
@@ -101,15 +108,55 @@ def build(
         remat=settings["remat"],
         **options,
     )
+    bottleneck = _build_bottleneck(settings, dtype, axis_name)
+    return Autoencoder(
+        encoder, bottleneck, decoder, likelihood, data_variance=variance, perceptual=perceptual
+    )
+
+
+def _build_bottleneck(
+    settings: Mapping[str, Any], dtype: jnp.dtype, axis_name: str | None
+) -> nn.Module:
     name, options = _named(settings["bottleneck"], "model.bottleneck")
     if name not in BOTTLENECKS:
         known = ", ".join(sorted(BOTTLENECKS))
         raise ValueError(f"model.bottleneck.name is {name!r}; known: {known}")
     _check_options("model.bottleneck", name, options, BOTTLENECKS[name], ours=_OURS)
-    bottleneck = BOTTLENECKS[name](axis_name=axis_name, dtype=dtype, **options)
-    return Autoencoder(
-        encoder, bottleneck, decoder, likelihood, data_variance=variance, perceptual=perceptual
-    )
+    return BOTTLENECKS[name](axis_name=axis_name, dtype=dtype, **options)
+
+
+def _build_speech(settings: Mapping[str, Any], dtype: jnp.dtype, axis_name: str | None) -> Speech:
+    """The VQ-VAE of speech: an encoder of waveforms, codes, and a WaveNet."""
+    if settings["remat"]:
+        raise ValueError(
+            "model.remat is True, but a WaveNet keeps its activations; set it to False"
+        )
+    name, options = _named(settings["backbone"], "model.backbone")
+    if name != "waveform":
+        raise ValueError(f"model.backbone.name is {name!r}; speech has 'waveform'")
+    _check_options("model.backbone", name, options, WaveformEncoder, ours=_OURS)
+    widths = options.pop("widths", WaveformEncoder.widths)
+    if not widths or any(_unfit(width, int) or width < 1 for width in widths):
+        raise ValueError(f"model.backbone.widths are {widths!r}; expected such as (64, 64, 128)")
+    encoder = WaveformEncoder(tuple(widths), dtype=dtype, **options)
+    if settings["bottleneck"].get("name") != "vq":
+        raise ValueError(
+            f"model.bottleneck.name is {settings['bottleneck'].get('name')!r}; speech has 'vq'"
+        )
+    bottleneck = _build_bottleneck(settings, dtype, axis_name)
+    name, options = _named(settings["speech"], "model.speech")
+    if name != "wavenet":
+        raise ValueError(f"model.speech.name is {name!r}; known: wavenet")
+    jitter = options.pop("jitter", 0.0)
+    if _unfit(jitter, float) or not 0 <= jitter <= 1:
+        raise ValueError(f"model.speech.jitter is {jitter!r}; it must be in [0, 1]")
+    _check_options("model.speech", name, options, WaveNet, ours=_DECODERS_OURS)
+    if options.get("classes", 0) < 1 or options.get("local_features", 0) < 1:
+        raise ValueError(
+            "model.speech needs classes, the number of speakers, and local_features, at least 1"
+        )
+    wavenet = WaveNet(codes=256, ordered=True, dtype=dtype, **options)
+    return Speech(encoder, bottleneck, wavenet, jitter=jitter, axis_name=axis_name)
 
 
 def _build_prior(settings: Mapping[str, Any], dtype: jnp.dtype) -> Prior:

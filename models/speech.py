@@ -6,7 +6,7 @@ codes' latents and the speaker. While it is trained, the WaveNet sees the true s
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from models import mu_law
 from models.gaussian_vae import normal_per_example
+from models.likelihoods import Categorical
 from models.priors.wavenet import WaveNet
 from models.priors.wavenet_sampling import sample_sequences
 
@@ -46,6 +47,8 @@ class Speech(nn.Module):
       wavenet: p(samples | latents, speaker) over the levels of mu-law.
       jitter: probability that a latent becomes its neighbour while training (`time_jitter`).
       axis_name: mapped axis of the training step; jitter is drawn per example of the whole batch.
+      key: the entry of the batch that is modelled.
+      likelihood: of a sample's level of mu-law.
     """
 
     encoder: nn.Module
@@ -53,6 +56,8 @@ class Speech(nn.Module):
     wavenet: WaveNet
     jitter: float = 0.0
     axis_name: str | None = None
+    key: ClassVar[str] = "audio"
+    likelihood: ClassVar[Categorical] = Categorical(levels=256)
 
     def setup(self) -> None:
         """A convolution over neighbouring latents, before they are repeated for the WaveNet."""

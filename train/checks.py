@@ -95,6 +95,7 @@ FIELDS: dict[str, Rule] = {
     "model.likelihood": _named,
     "model.code_shape": _codes,
     "model.prior": _nothing_or_named,
+    "model.speech": _nothing_or_named,
     "model.perceptual.net": _text,
     "model.perceptual.file": _text,
     "model.perceptual.weight": _number(0),
@@ -118,6 +119,8 @@ FIELDS: dict[str, Rule] = {
     "data.noise": _number(0),
     "data.limit": _whole(0),
     "data.levels": _whole(0, 256),
+    "data.samples": _whole(0),
+    "data.sample_rate": _whole(0),
     "data.encoder_checksum": _whole(0, 2**32 - 1),
     "data.frames": _whole(0),
     "data.transformations": _names,
@@ -195,6 +198,17 @@ def _check_kind(config: ConfigDict) -> None:
             f"{'codes' if codes else 'images'}, and model.prior is "
             f"{model.prior.get('name', '')!r}; a prior is trained on codes, any other model on "
             "images"
+        )
+    sound = data.source.startswith("audio:")
+    if sound != bool(model.speech) or sound != (data.samples > 0 and data.sample_rate > 0):
+        raise UserError(
+            f"data.source is {data.source!r}, data.samples {data.samples}, data.sample_rate "
+            f"{data.sample_rate} and model.speech {model.speech.get('name', '')!r}; recordings "
+            "need all four, other data none of the last three"
+        )
+    if sound and (model.prior or model.perceptual.net or config.adversary.loss):
+        raise UserError(
+            "model.speech has no prior, perceptual term or adversary beside it; leave them empty"
         )
 
 

@@ -20,7 +20,7 @@ from train.data.sources import Source, load_source
 from train.data.statistics import code_statistics, data_statistics
 from train.data.transforms import Transform, make_transform
 from train.errors import UserError
-from train.metrics import OF_PRIORS, Evaluator, build_evaluators, codes, likelihood
+from train.metrics import OF_PRIORS, OF_SPEECH, Evaluator, build_evaluators, codes, likelihood
 from train.metrics.codes import independent_codes
 from train.metrics.image import mean_image_baseline
 from train.progress import watched
@@ -66,6 +66,11 @@ def check_evaluators(config: ConfigDict, state: TrainState) -> None:
                 f"the evaluator {name!r} measures images, and a prior has none; it has "
                 f"{', '.join(OF_PRIORS)}"
             )
+        if config.model.speech and name not in OF_SPEECH:
+            raise UserError(
+                f"the evaluator {name!r} measures images, and speech has none; it has "
+                f"{', '.join(OF_SPEECH)}"
+            )
         sums = functools.partial(evaluator.sums, model)
         jax.eval_shape(sums, evaluation_variables(state), batch, jax.random.key(0))
 
@@ -81,6 +86,8 @@ def measure_baselines(
     Raises:
       UserError: the prior does not fit the codes.
     """
+    if config.model.speech:
+        return {}
     if config.model.prior:
         net = runs.build_model(config).net
         counts = code_statistics(

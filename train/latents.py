@@ -326,7 +326,7 @@ def encoder(model: nn.Module) -> Any:
     """`(variables, images) -> code`."""
 
     def code(module: nn.Module, image: jax.Array) -> jax.Array:
-        return module({module.key: image}, train=False).code
+        return module.bottleneck(module.encode(image), train=False).code
 
     return jax.jit(lambda variables, image: model.apply(variables, image, method=code))
 

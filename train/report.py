@@ -112,9 +112,10 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     # Drawn beside, then copied: a workdir in a bucket has no file names that matplotlib knows.
     with tempfile.TemporaryDirectory() as local:
+        names = []
         if config.model.prior:
             names = _draw_samples(Path(local), config, variables, evaluation["step"])
-        else:
+        elif not config.model.speech:
             names = _draw_images(Path(local), config, variables, evaluation)
         lines = Path(local) / "metrics.jsonl"
         lines.write_text((path / "metrics.jsonl").read_text())

@@ -29,6 +29,7 @@ LATER: dict[str, Any] = {
         "perceptual": {"net": "", "file": "", "weight": 1.0},
         "code_shape": (),
         "prior": {},
+        "speech": {},
     },
     "data": {
         "noise": 0.0,
@@ -37,6 +38,8 @@ LATER: dict[str, Any] = {
         "test_transformations": (),
         "levels": 0,
         "encoder_checksum": 0,
+        "samples": 0,
+        "sample_rate": 0,
     },
     "adversary": {
         "loss": "",
@@ -91,6 +94,11 @@ def example_batch(config: ConfigDict, *, rows: int = 2) -> dict[str, jax.ShapeDt
         return {
             "code": jax.ShapeDtypeStruct((rows, *config.model.code_shape), jnp.int32),
             "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        }
+    if config.model.speech:
+        return {
+            "audio": jax.ShapeDtypeStruct((rows, config.data.samples), jnp.int16),
+            "speaker": jax.ShapeDtypeStruct((rows,), jnp.int32),
         }
     frames = config.data.frames
     if not frames:

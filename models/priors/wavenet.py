@@ -88,7 +88,9 @@ class WaveNet(nn.Module):
         L, C, S = len(self.dilations()), self.features, self.skip_features
         stacked = nn.initializers.lecun_normal(batch_axis=0)
         zeros = nn.initializers.zeros
-        self.embedding = self.param("embedding", nn.initializers.normal(1), (self.codes, C))
+        # Where the level tells what matters, its embedding starts small beside it.
+        start = nn.initializers.normal(0.1 if self.ordered else 1)
+        self.embedding = self.param("embedding", start, (self.codes, C))
         if self.ordered:
             self.level = self.param("level", nn.initializers.normal(1), (C,))
         # W_f and W_g side by side, for the value a dilation ago and for the present one.

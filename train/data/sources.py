@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data import codes, files, games, photos, sequences, sprites, tfds_source
+from train.data import audio, codes, files, games, photos, sequences, sprites, tfds_source
 from train.data.random_access import ImageSize, InMemory, Source, Subset, image_size, select
 from train.errors import UserError
 
@@ -23,6 +23,7 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
       "folder:PATH"  image files; sub-folders are labels, or "train" and "test" at the top, splits;
       "array:PATH"   images in a .npy or .npz file;
       "game:NAME"    frames of "pong" or "breakout", played by a policy seeded by `data.split_seed`;
+      "audio:PATH"   recordings at `data.sample_rate` (see `audio`);
       "codes:W"      the discrete codes of the data of the trained run in W, with its splits;
       "synthetic"    noise, 1,024 + 256 images: to try a machine out;
       "sequences:digits", "sequences:mnist"    digits that `data.transformations` move through
@@ -57,6 +58,11 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
         source = tfds_source.load(
             place, expression, size, data_dir=data.get("data_dir", ""), limit=limit
         )
+    elif kind == "audio" and place:
+        parts = audio.load(place, data["sample_rate"])
+        if "test" not in parts:
+            parts = _hold_out(parts, data.get("holdout", 0.0), data.get("split_seed", 0))
+        source = _cut(parts, expression, data["source"])
     elif kind == "codes" and place:
         parts = codes.load(place, checksum=data.get("encoder_checksum", 0))
         source = _cut(parts, expression, data["source"])
@@ -75,7 +81,7 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
     else:
         raise UserError(
             f"data.source is {data['source']!r}; expected 'digits', 'photos', 'synthetic', "
-            "'tfds:NAME', 'folder:PATH', 'array:PATH', 'game:NAME', 'codes:W', "
+            "'tfds:NAME', 'folder:PATH', 'array:PATH', 'audio:PATH', 'game:NAME', 'codes:W', "
             "'sequences:mnist', 'sequences:digits', 'sequences:dsprites' or 'sequences:PATH'"
         )
     if 0 < limit < len(source):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from train.data import sequences
+from train.data import audio, sequences
 from train.data.random_access import Example, image_size
 from train.errors import UserError
 
@@ -26,7 +26,7 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
     generator is seeded by the example's index alone, so the test images are the same every time.
     `data.levels`, if not 0, turns "image" into "code", int32 0 .. levels - 1, the nearest each.
     Digits of a source of sequences become sequences, as `sequences.make_transform` says, and
-    nothing else is done to those.
+    nothing else is done to those. Of recordings it makes crops, as `audio.make_transform` says.
 
     Raises:
         UserError: on unknown values of the options; the transform itself, where an image does not
@@ -34,6 +34,8 @@ def make_transform(data: Mapping[str, Any], split: str) -> Transform | None:
     """
     if split not in ("train", "test"):
         raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
+    if data["source"].startswith("audio:"):
+        return audio.make_transform(data, split)
     shape, crop = image_size(data)
     binarise = data.get("binarise", "")
     if binarise not in ("", "stochastic"):

@@ -31,6 +31,8 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
 
 # Those of a model whose batch has codes in place of images.
 OF_PRIORS = ("losses",)
+# Those of a model of sound.
+OF_SPEECH = ("losses", "codes")
 
 
 def build_evaluators(names: Iterable[str], **options: Any) -> dict[str, Evaluator]:
@@ -64,4 +66,4 @@ def build_evaluators(names: Iterable[str], **options: Any) -> dict[str, Evaluato
     return evaluators
 
 
-__all__ = ["EVALUATORS", "OF_PRIORS", "Evaluator", "build_evaluators"]
+__all__ = ["EVALUATORS", "OF_PRIORS", "OF_SPEECH", "Evaluator", "build_evaluators"]
