@@ -1,4 +1,4 @@
-"""VQ-VAE of spoken digits: van den Oord et al. 2017, section 4.3, made small. A code for 64 samples.
+"""VQ-VAE of spoken digits: van den Oord et al. 2017, section 4.3, made small.
 
     python -m train --config configs/vqvae_spoken_digit.py --workdir runs/vqvae_spoken_digit \
         --config.data.source=audio:PATH
