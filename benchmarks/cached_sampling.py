@@ -1,9 +1,13 @@
 """Draws from a gated PixelCNN, cached against the whole grid passed for every position.
 
     python benchmarks/cached_sampling.py
+    python benchmarks/cached_sampling.py --model wavenet
 
 The whole grid is passed for the first few positions only, and the time scaled to all: every
 position takes the same. It passes both stacks; the layers after them, at the position drawn alone.
+With `--model wavenet` it is a WaveNet, of the speech decoder of section 4.3 of the VQ-VAE's paper in
+small, against the whole sequence.
+
 Printed are medians, how many times as fast the caches are round by round, and how many of the codes
 at these positions agree.
 """
@@ -21,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from medians import compare
 
-from models.priors import GatedPixelCNN, sample
+from models.priors import GatedPixelCNN, WaveNet, sample, sample_sequences
 from models.priors.pixelcnn_sampling import draw
 
 
@@ -46,46 +50,77 @@ def whole_grids(model, shape, positions):
     return run
 
 
+def whole_sequences(model, shape, positions):
+    """A program that draws the first positions, each from the logits of the whole sequence."""
+
+    def position(i, carry):
+        variables, key, code = carry
+        logits = model.apply(variables, code)[:, i]
+        return variables, key, code.at[:, i].set(draw(jax.random.fold_in(key, i), logits))
+
+    @jax.jit
+    def run(variables, key):
+        start = variables, key, jnp.zeros(shape, jnp.int32)
+        return jax.lax.fori_loop(0, positions, position, start)[2]
+
+    return run
+
+
 def main() -> None:
     """Times each batch size and prints a line for it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=["pixelcnn", "wavenet"], default="pixelcnn")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--size", type=int, default=32, help="height and width of the grid")
-    parser.add_argument("--codes", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=20)
-    parser.add_argument("--features", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=4096, help="of a WaveNet's sequence")
+    parser.add_argument("--codes", type=int, default=512, help="of a PixelCNN; 256 of a WaveNet")
+    parser.add_argument("--layers", type=int, default=20, help="of a WaveNet: in two cycles")
+    parser.add_argument("--features", type=int, default=128, help="a quarter of it for a WaveNet")
     parser.add_argument("--kernel", type=int, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--positions", type=int, default=4, help="passed with the whole grid")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    positions, total = options.positions, options.size**2
+    wavenet = options.model == "wavenet"
+    positions, total = options.positions, options.samples if wavenet else options.size**2
     if not 1 <= positions <= total or options.rounds < 1:
         parser.error(f"positions are 1 to {total}, rounds 1 or more; got {sys.argv[1:]}")
 
-    model = GatedPixelCNN(
-        codes=options.codes,
-        layers=options.layers,
-        features=options.features,
-        kernel=options.kernel,
-        dtype=jnp.dtype(options.dtype),
-    )
+    if wavenet:
+        model = WaveNet(
+            codes=256,
+            layers=options.layers // 2,
+            cycles=2,
+            features=options.features // 4,
+            dtype=jnp.dtype(options.dtype),
+        )
+    else:
+        model = GatedPixelCNN(
+            codes=options.codes,
+            layers=options.layers,
+            features=options.features,
+            kernel=options.kernel,
+            dtype=jnp.dtype(options.dtype),
+        )
+    grid = (options.samples,) if wavenet else (options.size, options.size)
+    draw_cached, passed = (sample_sequences, whole_sequences) if wavenet else (sample, whole_grids)
     key = jax.random.key(1)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 2), jnp.int32))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *grid), jnp.int32))
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {options.dtype}")
+    kernel = "" if wavenet else f", kernel {options.kernel}"
     print(
-        f"{options.size}x{options.size} grid, K={options.codes}, {options.layers} layers of "
-        f"{options.features}, kernel {options.kernel}; medians of {options.rounds} rounds"
+        f"{options.model}, {' x '.join(map(str, grid))}, K={model.codes}, {options.layers} layers "
+        f"of {model.features}{kernel}; medians of {options.rounds} rounds"
     )
-    print(f"whole grids: {positions} of {total} positions timed, seconds scaled to all")
+    print(f"whole: {positions} of {total} positions timed, seconds scaled to all")
     print(f"{'batch':>6} {'cached s':>10} {'whole s':>10} {'times as fast':>24} {'same codes':>12}")
     for batch in options.batches:
-        shape = (batch, options.size, options.size)
-        whole = whole_grids(model, shape, positions)
+        shape = (batch, *grid)
+        whole = passed(model, shape, positions)
         drawn = {}
 
         def cached_run(shape=shape, drawn=drawn):
-            drawn["cached"] = sample(model, variables, key, shape).block_until_ready()
+            drawn["cached"] = draw_cached(model, variables, key, shape).block_until_ready()
 
         def whole_run(whole=whole, drawn=drawn):
             drawn["whole"] = whole(variables, key).block_until_ready()

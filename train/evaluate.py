@@ -14,6 +14,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from train import cli, parallel, report, runs, steps
+from train.data.audio import check_speakers
 from train.data.pipeline import evaluation_batches
 from train.data.sequences import movements_of
 from train.data.sources import Source, load_source
@@ -84,9 +85,10 @@ def measure_baselines(
     independent ones: "uniform", and "unigram" with their frequencies.
 
     Raises:
-      UserError: the prior does not fit the codes.
+      UserError: the prior does not fit the codes, or the speech the speakers.
     """
     if config.model.speech:
+        check_speakers(source, config.model.speech.classes)
         return {}
     if config.model.prior:
         net = runs.build_model(config).net

@@ -38,7 +38,9 @@ def stride(run: runs.Run) -> int:
 
 def speakers(run: runs.Run) -> list[str]:
     """Names of the speakers, in the order of their numbers; raises UserError without the data."""
-    return audio.listing(run.config.data.source.partition(":")[2]).speakers
+    place, rate = run.config.data.source.partition(":")[2], run.config.data.sample_rate
+    parts = audio.load(place, rate, data_dir=run.config.data.data_dir)
+    return parts["train"].found.speakers
 
 
 def speaker_number(run: runs.Run, name: str) -> int:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.data.random_access import Example, Source
+from train.data import tfds_source
+from train.data.random_access import Example, Source, Subset
 from train.errors import UserError
 
 _CACHE = 2**30  # bytes of decoded recordings that a source keeps
@@ -60,13 +61,20 @@ def listing(place: str) -> Listing:
     paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in _ENDINGS and p.name[0] != ".")
     if not paths:
         raise UserError(f"audio:{place}: no file in it that ends in {' or '.join(_ENDINGS)}")
-    digits = [_FSDD.fullmatch(p.stem) for p in paths]
-    if all(digits):
-        split = ["test" if int(found[3]) < _FSDD_TEST else "train" for found in digits]
-        return _listed(paths, [d[2] for d in digits], [d[1] for d in digits], split)
+    if (found := _fsdd(paths)) is not None:
+        return found
     parts = [p.relative_to(path).parts for p in paths]
     folders = all(len(part) > 1 for part in parts)
     return _listed(paths, [part[0] if folders else "" for part in parts], None, None)
+
+
+def _fsdd(paths: list[Path]) -> Listing | None:
+    """What FSDD's file names say; None where they are others."""
+    digits = [_FSDD.fullmatch(p.stem) for p in paths]
+    if not all(digits):
+        return None
+    split = ["test" if int(found[3]) < _FSDD_TEST else "train" for found in digits]
+    return _listed(paths, [d[2] for d in digits], [d[1] for d in digits], split)
 
 
 def _manifest(manifest: Path) -> Listing:
@@ -95,20 +103,33 @@ def _listed(
     return Listing(paths, places, of_labels, split, speakers, labels)
 
 
-def load(place: str, rate: int) -> dict[str, Source]:
+def load(place: str, rate: int, *, data_dir: str = "") -> dict[str, Source]:
     """The recordings of `audio:PATH` at a sample rate, whole, by split where `listing` knows it.
 
+    `audio:tfds:spoken_digit` is the Free Spoken Digit Dataset as TFDS prepared it.
+
     Raises:
-      UserError: as `listing`; soundfile is not installed. While reading: a file that cannot be
-        decoded, or is empty, by name.
+      UserError: as `listing`; soundfile is not installed, or nothing is prepared. While reading: a
+        file that cannot be decoded, or is empty, by name.
     """
-    _soundfile()
-    found = listing(place)
+    if place.startswith("tfds:"):
+        waveforms, names, found_rate = tfds_source.waveforms(place[5:], data_dir=data_dir)
+        found = _fsdd([Path(name) for name in names])
+        if found is None:
+            raise UserError(
+                f"audio:{place}: its files are no digit_speaker_take, as spoken_digit's"
+            )
+        open_row = lambda row: resampled(waveforms[row] / 32768, found_rate, rate)  # noqa: E731
+    else:
+        _soundfile()
+        found = listing(place)
+        open_row = lambda row: read(found.paths[row], rate)  # noqa: E731
     if found.split is None:
-        return {"train": Recordings(found, np.arange(len(found.paths)), rate)}
+        return {"train": Recordings(found, np.arange(len(found.paths)), open_row)}
     split = np.array(found.split)
     return {
-        name: Recordings(found, np.flatnonzero(split == name), rate) for name in ("train", "test")
+        name: Recordings(found, np.flatnonzero(split == name), open_row)
+        for name in ("train", "test")
     }
 
 
@@ -118,10 +139,12 @@ class Recordings:
     An example is "audio", int16 `[samples]`, "speaker", and "label" where there are any, int32.
     """
 
-    def __init__(self, found: Listing, rows: np.ndarray, rate: int) -> None:
+    def __init__(
+        self, found: Listing, rows: np.ndarray, open_row: Callable[[int], np.ndarray]
+    ) -> None:
         self.found = found
         self.rows = rows
-        self.rate = rate
+        self.open_row = open_row
         self.kept: dict[int, np.ndarray] = {}
         self.kept_bytes = 0
 
@@ -134,12 +157,28 @@ class Recordings:
         row = int(self.rows[index])
         audio = self.kept.get(row)
         if audio is None:
-            audio = read(self.found.paths[row], self.rate)
+            audio = self.open_row(row)
             if self.kept_bytes + audio.nbytes <= _CACHE:
                 self.kept[row] = audio
                 self.kept_bytes += audio.nbytes
         example = {"audio": audio, "speaker": self.found.speaker[row]}
         return example if self.found.label is None else example | {"label": self.found.label[row]}
+
+
+def check_speakers(source: Source, classes: int) -> None:
+    """Refuses recordings of more speakers than a model has.
+
+    Raises:
+      UserError: names both numbers.
+    """
+    while isinstance(source, Subset):
+        source = source.source
+    number = len(source.found.speakers)
+    if number > classes:
+        raise UserError(
+            f"the recordings have {number} speakers, model.speech.classes is {classes}; set "
+            f"model.speech.classes={number}"
+        )
 
 
 def read(path: Path, rate: int) -> np.ndarray:
@@ -158,13 +197,17 @@ def read(path: Path, rate: int) -> np.ndarray:
         raise UserError(f"{path}: not a readable recording ({reason})") from error
     if not len(audio):
         raise UserError(f"{path}: nothing is recorded in it; remove it")
-    audio = audio.mean(axis=1)
+    return resampled(audio.mean(axis=1), found, rate)
+
+
+def resampled(amplitude: np.ndarray, found: int, rate: int) -> np.ndarray:
+    """Amplitudes in [-1, 1] of one sample rate as int16 of another, both in samples a second."""
     if found != rate:
         from scipy.signal import resample_poly
 
         common = math.gcd(found, rate)
-        audio = resample_poly(audio, rate // common, found // common)
-    return np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
+        amplitude = resample_poly(amplitude, rate // common, found // common)
+    return np.clip(np.rint(amplitude * 32768), -32768, 32767).astype(np.int16)
 
 
 def write(path: Path, amplitude: np.ndarray, rate: int) -> None:

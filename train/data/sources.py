@@ -59,7 +59,7 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
             place, expression, size, data_dir=data.get("data_dir", ""), limit=limit
         )
     elif kind == "audio" and place:
-        parts = audio.load(place, data["sample_rate"])
+        parts = audio.load(place, data["sample_rate"], data_dir=data.get("data_dir", ""))
         if "test" not in parts:
             parts = _hold_out(parts, data.get("holdout", 0.0), data.get("split_seed", 0))
         source = _cut(parts, expression, data["source"])

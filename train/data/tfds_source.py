@@ -81,6 +81,26 @@ def chosen(
     return {feature: np.array(values) for feature, values in found.items()}
 
 
+def waveforms(name: str, *, data_dir: str = "") -> tuple[list[np.ndarray], list[str], int]:
+    """Every recording of the split "train" of a set such as spoken_digit.
+
+    Returns:
+        Waveforms, int16 `[samples]` each, the names of their files, and samples a second.
+
+    Raises:
+        UserError: as `load`, or the set has no features "audio" and "audio/filename".
+    """
+    builder = _prepared(name, data_dir)
+    features = builder.info.features
+    if missing := {"audio", "audio/filename"} - set(features):
+        raise UserError(f"tfds:{name}: no {sorted(missing)} among {sorted(features)}")
+    examples = _examples(builder, name, "train", data_dir)
+    found = [examples[i] for i in range(len(examples))]
+    names = [bytes(example["audio/filename"]).decode() for example in found]
+    rate = int(features["audio"].sample_rate)
+    return [np.asarray(example["audio"], np.int16) for example in found], names, rate
+
+
 def _prepared(name: str, data_dir: str) -> Any:
     """The builder of a prepared set; raises UserError where there is none."""
     _quieten_absl()
