@@ -5,8 +5,7 @@
 
 The whole grid is passed for the first few positions only, and the time scaled to all: every
 position takes the same. It passes both stacks; the layers after them, at the position drawn alone.
-With `--model wavenet` it is a WaveNet, of the speech decoder of section 4.3 of the VQ-VAE's paper in
-small, against the whole sequence.
+With `--model wavenet` it is a WaveNet, such as decodes speech, against the whole sequence.
 
 Printed are medians, how many times as fast the caches are round by round, and how many of the codes
 at these positions agree.

@@ -138,7 +138,7 @@ def _build_speech(settings: Mapping[str, Any], dtype: jnp.dtype, axis_name: str 
     widths = options.pop("widths", WaveformEncoder.widths)
     if not widths or any(_unfit(width, int) or width < 1 for width in widths):
         raise ValueError(f"model.backbone.widths are {widths!r}; expected such as (64, 64, 128)")
-    encoder = WaveformEncoder(tuple(widths), dtype=dtype, **options)
+    encoder = WaveformEncoder(tuple(widths), axis_name=axis_name, dtype=dtype, **options)
     if settings["bottleneck"].get("name") != "vq":
         raise ValueError(
             f"model.bottleneck.name is {settings['bottleneck'].get('name')!r}; speech has 'vq'"

@@ -109,7 +109,7 @@ def test_gradients_reach_the_encoder_through_the_codes_and_jitter(made):
             train=True,
             method="losses",
             rngs=KEYS,
-            mutable=["codebook"],
+            mutable=["codebook", "batch_stats"],
         )
         return losses["reconstruction"].sum()
 
