@@ -67,6 +67,8 @@ LARGE = (
     "vqgan_imagenet256",
     "vqvae_cifar10_paper",
     "vqvae_imagenet128",
+    "vqvae_librispeech",
+    "vqvae_vctk",
 )
 # The first variant is the default.
 ALL = [(name, *extra) for name in NAMES for extra in ((), *zip(VARIANTS.get(name, ())[1:]))]
@@ -94,8 +96,17 @@ def training_step(config):
     )
 
 
+def random_waveforms(rows, samples):
+    return np.random.default_rng(0).standard_normal((rows, samples), np.float32)
+
+
 def small_batch(config, rows=4):
     """Real examples where the data come with the installation, else noise of their shape."""
+    if config.model.speech:
+        return {
+            "audio": (random_waveforms(rows, config.data.samples) * 3000).astype(np.int16),
+            "speaker": np.arange(rows, dtype=np.int32),
+        }
     if config.data.source.startswith("codes:"):
         shape, random = (rows, *config.model.code_shape), np.random.default_rng(0)
         code = random.integers(0, config.model.prior.codes, shape, np.int32)
@@ -243,7 +254,7 @@ def test_a_comparison_is_on_equal_terms(name, monkeypatch):
 def test_a_config_takes_a_step(experiment, compiled_lightly):
     config = build(*experiment)
     batch = small_batch(config)
-    kind = "code" if config.model.prior else "image"
+    kind = "code" if config.model.prior else "audio" if config.model.speech else "image"
     assert batch[kind].shape == runs.example_batch(config, rows=4)[kind].shape
     config.model.data_variance = config.model.data_variance or 0.1
     optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
@@ -264,6 +275,8 @@ def test_a_config_takes_a_step(experiment, compiled_lightly):
     assert seen["loss"] == pytest.approx(sum(weights[n] * seen[n] for n in weights), rel=1e-5)
     if config.model.prior:
         assert seen["loss"] == seen["nats"]
+        return
+    if config.model.speech:
         return
     if config.model.bottleneck.name == "vq":
         # As in the authors' notebook: error over variance, and a quarter of the mean over depth.
@@ -354,6 +367,22 @@ def test_a_large_prior_lowers_at_full_size(name, encoder):
     text = training_step(config).lower(state, batch).as_text()
     shape = (rows, *config.model.code_shape, config.model.prior.codes)
     assert f"tensor<{'x'.join(map(str, shape))}xf32>" in text  # logits
+
+
+@pytest.mark.parametrize(("name", "codes"), [("vqvae_vctk", 120), ("vqvae_librispeech", 320)])
+def test_speech_lowers_at_full_size(name, codes):
+    # Section 4.3: 40,960 samples at 16 kHz are 320 codes; VCTK's are for 64 samples each.
+    config = build(name)
+    stride = 2 ** len(config.model.backbone.widths)
+    assert config.data.samples == codes * stride
+    assert (config.data.sample_rate, config.model.bottleneck.codes) == (16_000, 512)
+    state, rows = runs.abstract_state(config), config.train.batch_size
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype),
+        runs.example_batch(config, rows=rows),
+    )
+    text = training_step(config).lower(state, batch).as_text()
+    assert f"tensor<{rows}x{config.data.samples}x256xf32>" in text  # logits
 
 
 # Encoder and decoder as released, VQGAN's 72,141,699 in all with its codebook and 1x1 convolutions.

@@ -54,9 +54,9 @@ def test_mu_law_there_and_back():
     np.testing.assert_array_equal(mu_law.encode(mu_law.decode(level)), level)
     x = jnp.linspace(-1, 1, 1001)
     np.testing.assert_allclose(mu_law.expand(mu_law.compand(x)), x, atol=1e-6)
-    # Half a level's step is at most ln(256) / 510 of 1/255 + |x|.
+    # Half a step, 1/255 when companded, times the slope of `expand`; a little more for its bend.
     error = np.abs(mu_law.decode(mu_law.encode(x)) - x)
-    assert np.all(error <= 1.05 * np.log(256) / 510 * (np.abs(x) + 1 / 255) * 1.02)
+    assert np.all(error <= 1.03 * np.log(256) / 255 * (np.abs(x) + 1 / 255))
 
 
 def test_amplitudes():

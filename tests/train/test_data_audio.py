@@ -21,7 +21,8 @@ def save(path, samples=800, rate=RATE, **options):
 
 
 def config(place, **changes):
-    return {"source": f"audio:{place}", "sample_rate": RATE, "samples": 512} | changes
+    shape = {"image_shape": (32, 32, 3)}
+    return shape | {"source": f"audio:{place}", "sample_rate": RATE, "samples": 512} | changes
 
 
 def error_of(data, split="train"):
