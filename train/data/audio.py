@@ -113,17 +113,9 @@ def load(place: str, rate: int, *, data_dir: str = "") -> dict[str, Source]:
         file that cannot be decoded, or is empty, by name.
     """
     if place.startswith("tfds:"):
-        waveforms, names, found_rate = tfds_source.waveforms(place[5:], data_dir=data_dir)
-        found = _fsdd([Path(name) for name in names])
-        if found is None:
-            raise UserError(
-                f"audio:{place}: its files are no digit_speaker_take, as spoken_digit's"
-            )
-        open_row = lambda row: resampled(waveforms[row] / 32768, found_rate, rate)  # noqa: E731
+        found, open_row = _prepared(place, rate, data_dir)
     else:
-        _soundfile()
-        found = listing(place)
-        open_row = lambda row: read(found.paths[row], rate)  # noqa: E731
+        found, open_row = _files(place, rate)
     if found.split is None:
         return {"train": Recordings(found, np.arange(len(found.paths)), open_row)}
     split = np.array(found.split)
@@ -131,6 +123,22 @@ def load(place: str, rate: int, *, data_dir: str = "") -> dict[str, Source]:
         name: Recordings(found, np.flatnonzero(split == name), open_row)
         for name in ("train", "test")
     }
+
+
+def _files(place: str, rate: int) -> tuple[Listing, Callable[[int], np.ndarray]]:
+    """What recordings there are, and what reads one of them."""
+    _soundfile()
+    found = listing(place)
+    return found, lambda row: read(found.paths[row], rate)
+
+
+def _prepared(place: str, rate: int, data_dir: str) -> tuple[Listing, Callable[[int], np.ndarray]]:
+    """The same of a set of TFDS."""
+    waveforms, names, found_rate = tfds_source.waveforms(place[5:], data_dir=data_dir)
+    found = _fsdd([Path(name) for name in names])
+    if found is None:
+        raise UserError(f"audio:{place}: its files are no digit_speaker_take, as spoken_digit's")
+    return found, lambda row: resampled(waveforms[row] / 32768, found_rate, rate)
 
 
 class Recordings:
