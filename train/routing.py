@@ -168,31 +168,44 @@ def scaled(run: runs.Run, code: np.ndarray, factors: tuple[float, ...] = FACTORS
     return np.stack(decoded).reshape(len(code), J, len(factors), *decoded[0].shape[1:])
 
 
-def by_capsule(code: np.ndarray, images: np.ndarray, drawn: np.ndarray) -> dict[str, np.ndarray]:
-    """What each capsule is worth, each `[J]`.
+def absences(
+    run: runs.Run, images: np.ndarray, code: np.ndarray, *, shown: int = SHOWN
+) -> tuple[np.ndarray, np.ndarray]:
+    """Switches each capsule off, in one image after the other.
 
     Args:
-      code: `[n, positions..., J, depth]`, v.
+      run: a run with routed capsules.
       images: `[n, height, width, channels]` in [0, 1].
-      drawn: `[n, J, 2, height, width, channels]`, of `scaled` by 0 and 1.
+      code: of these images; see `scaled`.
+      shown: how many of the images the second result is of.
 
     Returns:
-      longest: share of the positions at which it is the longest. length: mean of |v_j|. worth:
-      mean squared error without it, less that with it.
+      The mean squared error of the reconstruction without a capsule, less that with it, `[J]`; and
+      what the capsule adds to the image, `[shown, J, height, width, channels]`.
+    """
+    errors, added = [], []
+    for number, (image, one) in enumerate(zip(images, code, strict=True)):
+        without, whole = scaled(run, one[None], (0.0, 1.0))[0].swapaxes(0, 1)
+        errors.append(
+            np.square(without - image).mean(axis=(1, 2, 3))
+            - np.square(whole - image).mean(axis=(1, 2, 3))
+        )
+        if number < shown:
+            added.append(whole - without)
+    return np.mean(errors, axis=0), np.stack(added)
+
+
+def in_use(code: np.ndarray) -> dict[str, np.ndarray]:
+    """How capsules v `[n, positions..., J, depth]` are used, each `[J]`.
+
+    longest: share of the positions at which it is the longest; length: mean of |v_j|.
     """
     J = code.shape[-2]
     index = np.asarray(capsule_index(code)).ravel()
     return {
         "longest": np.bincount(index, minlength=J) / index.size,
         "length": np.asarray(lengths(code)).reshape(-1, J).mean(axis=0),
-        "worth": worth(images, drawn),
     }
-
-
-def worth(images: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """`[J]`, the mean squared error that switching a capsule off adds; see `by_capsule`."""
-    error = np.square(drawn - images[:, None, None]).mean(axis=(0, 3, 4, 5))
-    return error[:, 0] - error[:, 1]
 
 
 def main(_: list[str]) -> None:
@@ -245,12 +258,12 @@ def _capsules(
 ) -> dict[str, Any]:
     """Index maps, and what capsules draw."""
     again = latents.decode(run, code[:SHOWN])
-    off = scaled(run, code, (0.0, 1.0))
+    worth, added = absences(run, images, code)
+    values = {"worth": worth}
     if run.model.bottleneck.mode == "published":
         print("as published: one output capsule, so there are no index maps")
-        values = {"worth": worth(images, off)}
     else:
-        values = by_capsule(code, images, off)
+        values = {**in_use(code), **values}
         J = code.shape[-2]
         index = np.asarray(capsule_index(code[:SHOWN]))
         routing_pictures.index_maps(
@@ -261,7 +274,7 @@ def _capsules(
             clusters=J,
             title=f"{name}: the longest of {J} capsules at each position",
         )
-    order = np.argsort(-values["worth"], kind="stable")[:DRAWN]
+    order = np.argsort(-worth, kind="stable")[:DRAWN]
     print(f"{'capsule':>12}" + "".join(f"{head:>12}" for head in values))
     for j in order:
         print(f"{j:>12}" + "".join(f"{value[j]:>12.5f}" for value in values.values()))
@@ -275,7 +288,7 @@ def _capsules(
     routing_pictures.draws(
         images[:SHOWN],
         again,
-        (off[:SHOWN, :, 1] - off[:SHOWN, :, 0])[:, order],
+        added[:, order],
         folder / "capsule_draws.png",
         capsules=order.tolist(),
         title=f"{name}: what each capsule adds to the image (grey: nothing)",

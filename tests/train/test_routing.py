@@ -99,12 +99,14 @@ def test_scaling_a_capsule(run, images):
         np.testing.assert_allclose(drawn[:, 1, column], latents.decode(run, changed), atol=1e-5)
     assert np.abs(drawn[:, 1, 0] - drawn[:, 1, 1]).max() > 1e-3
 
-    values = routing.by_capsule(code, images[:2], drawn[:, :, :2])
+    values = routing.in_use(code)
     longest = np.linalg.norm(code, axis=-1).argmax(axis=-1)
     assert values["longest"].sum() == pytest.approx(1)
     assert values["longest"][2] == pytest.approx((longest == 2).mean())
+    worth, added = routing.absences(run, images[:2], code, shown=1)
     error = np.square(drawn[:, 2, :2] - images[:2, None]).mean(axis=(0, 2, 3, 4))
-    assert values["worth"][2] == pytest.approx(error[0] - error[1], rel=1e-4)
+    assert worth[2] == pytest.approx(error[0] - error[1], rel=1e-3, abs=1e-7)
+    np.testing.assert_allclose(added, drawn[:1, :, 1] - drawn[:1, :, 0], atol=1e-5)
 
 
 def shown(folder, *names):
