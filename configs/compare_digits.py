@@ -2,7 +2,7 @@
 
     python -m train.compare --config configs/compare_digits.py --workdir runs/compare_digits
 
-The network, data, optimiser and batch of `vqvae_digits`, for 1,000 steps with three seeds each. At
+The network, data, optimiser and batch of `vqvae_digits`, for 500 steps with three seeds each. At
 each of 4x4 positions the decoder reads 16 numbers: a draw of a Gaussian ("vae"), one of 64
 codewords ("vq"), 8 capsules of 2 numbers ("capsules"), a few of 32 atoms ("sparse"), one torus of
 4x4 Student-t variables ("topographic") or 4 partitions of 4 ("partition"); only "fsq" has 2
@@ -21,8 +21,8 @@ from configs import base, vqvae_digits
 def get_config() -> ConfigDict:
     config = ConfigDict({"name": "compare_digits", "seeds": (0, 1, 2)})
     vq = vqvae_digits.get_config()
-    vq.train.steps = 1000
-    vq.evaluation.every = 250
+    vq.train.steps = 500
+    vq.evaluation.every = 100
     config.runs = seven(
         vq,
         variance=0.004,
