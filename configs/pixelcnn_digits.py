@@ -3,6 +3,9 @@
     python -m train --config configs/vqvae_digits.py --workdir runs/vqvae_digits
     python -m train --config configs/pixelcnn_digits.py --workdir runs/pixelcnn_digits
 
+2 CPU cores shared with other work: 2 minutes. Test split: 4.249 bits per code (frequencies alone:
+5.895, uniform: 6).
+
 Of another run's codes: `--config.data.source=codes:RUN`, with its grid and K. The sizes are ours.
 """
 
@@ -18,7 +21,6 @@ def get_config() -> ConfigDict:
     config.data.source = "codes:runs/vqvae_digits"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.weight_decay = 1.0  # 1,437 digits are few
     config.train.steps = 400
     config.train.batch_size = 64
     config.train.average_decay = 0.99
