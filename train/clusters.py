@@ -231,15 +231,12 @@ def load_runs(workdirs: Sequence[str]) -> dict[str, runs.Run]:
     """The runs, by the names of their folders.
 
     Raises:
-      UserError: two folders have one name, a run has no index map, or other images or positions.
+      UserError: a folder is given twice, a run has no index map, or other images or positions.
     """
-    loaded: dict[str, runs.Run] = {}
-    for workdir in workdirs:
-        name = runs.folder(workdir).name
-        if name in loaded:
-            raise UserError(f"{workdir}: there is a run {name!r} already; rename the folder")
-        loaded[name] = runs.load(workdir)
-        clusters_of(loaded[name])
+    names = runs.short_names(workdirs)
+    loaded = {name: runs.load(each) for name, each in zip(names, workdirs, strict=True)}
+    for run in loaded.values():
+        clusters_of(run)
     grids = {n: (*run.config.model.image_shape, stride_of(run)) for n, run in loaded.items()}
     if len(set(grids.values())) > 1:
         raise UserError(

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -263,6 +263,22 @@ def read_evaluation(workdir: str) -> dict[str, Any] | None:
 def folder(workdir: str) -> epath.Path:
     """The run's folder; "~", which a shell leaves alone in `--workdir=~/run`, is the user's own."""
     return epath.Path(workdir).expanduser()
+
+
+def short_names(workdirs: Sequence[str]) -> list[str]:
+    """What to call runs: their folders' names, with those of the folders above where two are alike.
+
+    Raises:
+      UserError: a folder is given twice.
+    """
+    parts = [folder(workdir).parts for workdir in workdirs]
+    if len(set(parts)) < len(parts):
+        raise UserError(f"a run is given twice: {', '.join(workdirs)}")
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def check_workdir(workdir: str, config: ConfigDict, state: TrainState) -> None:

@@ -176,12 +176,11 @@ def load_encoders(workdirs: Sequence[str]) -> dict[str, Encoder]:
     """The runs' encoders, by the names of their folders.
 
     Raises:
-      UserError: a folder has no run, or the name of another method; their grids differ.
+      UserError: a folder has no run, is given twice, or has another method's name; grids differ.
     """
     encoders: dict[str, Encoder] = {}
-    for workdir in workdirs:
-        name = runs.folder(workdir).name
-        if name in (*encoders, *CONTROLS):
+    for name, workdir in zip(runs.short_names(workdirs), workdirs, strict=True):
+        if name in CONTROLS:
             raise UserError(f"{workdir}: the table has a {name!r} already; rename the folder")
         encoders[name] = patch_features.run_encoder(runs.load(workdir))
     strides = {name: encoder.stride for name, encoder in encoders.items()}

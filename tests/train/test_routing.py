@@ -267,7 +267,7 @@ def test_clusters_against_regions(run, tmp_path, write_annotated):
 
 
 def test_runs_that_do_not_fit(two_runs, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="there is a run 'vq' already"):
+    with pytest.raises(UserError, match="a run is given twice"):
         clusters.load_runs([two_runs[1], two_runs[1]])
     config = small()
     config.model.backbone.widths = (4, 4)
@@ -280,3 +280,11 @@ def test_runs_that_do_not_fit(two_runs, tmp_path, monkeypatch):
     config.model.image_shape = (8, 16, 1)
     with pytest.raises(UserError, match="expected a grid of positions"):
         clusters.stride_of(untrained(config))
+
+
+def test_names_tell_runs_apart():
+    assert runs.short_names(["a/vq", "b/fsq/"]) == ["vq", "fsq"]
+    assert runs.short_names(["w/vq/seed0", "w/vae/seed0"]) == ["vq/seed0", "vae/seed0"]
+    assert runs.short_names(["seed0", "w/seed0"]) == ["seed0", "w/seed0"]
+    with pytest.raises(UserError, match="given twice"):
+        runs.short_names(["w/a", "w/a/"])

@@ -310,7 +310,7 @@ def test_mistakes(command, workdir, photographs, write_annotated, tmp_path):
     assert "a.jpg is 33x49, too small for patches of 36" in command(run, images, "--patch=36")
     message = command(run, images, "--clusters=500")
     assert "for 500 clusters of its 16x24 cells" in message
-    assert "the table has a 'tiny' already" in command(run, run, images)
+    assert "a run is given twice" in command(run, run, images)
     assert not (workdir / "segmentation.json").exists()
 
 
