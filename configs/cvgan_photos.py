@@ -3,8 +3,8 @@
     python -m train --config configs/cvgan_photos.py --workdir runs/cvgan_photos
 
 For 2,000 of its steps see "Routed capsules" in the README. 16 capsules of 2 numbers at each of 8x8
-positions: as deep together as a codeword there. `configs/cvgan_photos.py:published` has the capsule layer as released, at its random
-start. A perceptual loss is added as in `vqgan_photos`.
+positions: as deep together as a codeword there. `configs/cvgan_photos.py:published` has the capsule
+layer as released, at its random start. A perceptual loss is added as in `vqgan_photos`.
 """
 
 from ml_collections import ConfigDict
