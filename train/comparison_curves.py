@@ -70,7 +70,16 @@ def markdown(curves: Sequence[Curve], columns: Columns) -> str:
 
 
 def write(workdir: epath.Path, curves: Sequence[Curve], columns: Columns) -> None:
-    """Writes `comparison_curves.md`, and `.csv` with a line for each run and step."""
+    """Writes `comparison_curves.md`, and `.csv` with a line for each run and step.
+
+    Raises:
+      UserError: a run has no figures.
+    """
+    for curve in curves:
+        if not curve.values:
+            raise UserError(
+                f"{curve.system}, seed {curve.seed}, was never evaluated; let it come to its end"
+            )
     write_whole(workdir / "comparison_curves.md", markdown(curves, columns) + "\n")
     names = [name for _, name, _ in columns]
     text = io.StringIO()

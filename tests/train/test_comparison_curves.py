@@ -57,5 +57,7 @@ def test_the_file_has_a_line_for_each_run_and_step_and_the_picture_is_drawn(curv
 
 def test_a_run_that_was_never_measured_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 5, "split": "train", "psnr": 9.0}\n')
-    with pytest.raises(UserError, match="no figures of the split 'test'"):
-        comparison_curves.read(epath.Path(tmp_path), "a", seed=0)
+    curve = comparison_curves.read(epath.Path(tmp_path), "a", seed=3)
+    assert curve.values == {}
+    with pytest.raises(UserError, match="a, seed 3, was never evaluated"):
+        comparison_curves.write(epath.Path(tmp_path), [curve], COLUMNS)

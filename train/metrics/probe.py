@@ -36,8 +36,9 @@ def linear_probe(
     if len(np.unique(labels)) < 2:
         raise ValueError(f"the labels are all {labels[0]}; expected two classes or more")
     scaler = StandardScaler()
-    rows = scaler.fit_transform(np.reshape(features, (len(features), -1)).astype(np.float64))
-    tested = np.reshape(test_features, (len(test_features), -1)).astype(np.float64)
+    rows = np.asarray(features, np.float64).reshape(len(features), -1)
+    tested = np.asarray(test_features, np.float64).reshape(len(test_features), -1)
+    rows = scaler.fit_transform(rows)
     with warnings.catch_warnings():
         # 300 steps are near enough; more move the accuracy less than another draw of rows would.
         warnings.simplefilter("ignore", ConvergenceWarning)
