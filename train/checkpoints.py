@@ -229,9 +229,13 @@ class Checkpoints:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not so the tracebacks of what Orbax also raises: here that becomes one line."""
+    """Not so the tracebacks of what Orbax also raises: here that becomes one line.
+
+    Nor that a reader only reads.
+    """
     by_orbax = record.exc_info and "orbax" in record.pathname
-    return not (by_orbax or "exception was never retrieved" in record.getMessage())
+    known = ("exception was never retrieved", "Given directory is read only")
+    return not (by_orbax or any(text in record.getMessage() for text in known))
 
 
 def _drop_orphans(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
