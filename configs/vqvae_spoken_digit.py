@@ -1,10 +1,10 @@
 """VQ-VAE of spoken digits: van den Oord et al. 2017, section 4.3, made small.
 
-    python -m train --config configs/vqvae_spoken_digit.py --workdir runs/vqvae_spoken_digit \
-        --config.data.source=audio:PATH
+    python -m train --config configs/vqvae_spoken_digit.py --workdir runs/vqvae_spoken_digit
 
-PATH is the folder `recordings` of the Free Spoken Digit Dataset (8 kHz, six speakers, 3,000
-recordings); takes 0 to 4 of each speaker and digit are the test split. Sizes are ours.
+With `--config.data.source=audio:PATH`, the folder `recordings` of the Free Spoken Digit Dataset
+(8 kHz, six speakers, 3,000 recordings); takes 0 to 4 of each speaker and digit are the test split.
+A code for 64 samples. Sizes are ours.
 """
 
 from ml_collections import ConfigDict
