@@ -253,6 +253,7 @@ def test_a_comparison_is_on_equal_terms(name, monkeypatch):
 @pytest.mark.parametrize("experiment", [e for e in ALL if e[0] not in LARGE], ids=":".join)
 def test_a_config_takes_a_step(experiment, compiled_lightly):
     config = build(*experiment)
+    config.optimizer.warmup_steps = 0  # of which the first step would move nothing
     batch = small_batch(config)
     kind = "code" if config.model.prior else "audio" if config.model.speech else "image"
     assert batch[kind].shape == runs.example_batch(config, rows=4)[kind].shape
