@@ -79,7 +79,8 @@ def get_config() -> ConfigDict:
     config.data.sample_rate = 0
     # Of the checkpoint that the codes of "codes:W" are of; 0: of W's newest, noted at the start.
     config.data.encoder_checksum = 0
-    config.data.frames = 0  # of a sequence; 0: single images
+    # Of a sequence; 0: single images. Of codes: those that a frame is seen with, itself the last.
+    config.data.frames = 0
     # Of sequences, one for each. Digits: rotation, scale, hue, perspective, or several that move
     # together, as rotation+hue. dSprites: x, y, orientation, scale.
     config.data.transformations = ()
@@ -251,6 +252,27 @@ def set_pixelcnn(
             **sizes,
         }
     )
+    config.loss_weights = ConfigDict({"nats": 1.0})
+    config.evaluation.evaluators = ("losses",)
+
+
+def set_video_prior(
+    config: ConfigDict,
+    *,
+    code_shape: tuple[int, int, int],
+    codes: int,
+    actions: int,
+    past: int,
+    **sizes: int,
+) -> None:
+    """Sets the model to a prior over a frame's codes, given `past` frames and their actions.
+
+    `sizes` holds options of `models.priors.VideoPrior`: `layers` and `features`, and what is not
+    its default.
+    """
+    config.data.frames = past + 1
+    config.model.code_shape = code_shape
+    config.model.prior = ConfigDict({"name": "video", "codes": codes, "actions": actions, **sizes})
     config.loss_weights = ConfigDict({"nats": 1.0})
     config.evaluation.evaluators = ("losses",)
 

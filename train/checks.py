@@ -189,6 +189,11 @@ def _check_kind(config: ConfigDict) -> None:
             f"model.prior is {model.prior.name!r}, which has no backbone, bottleneck or perceptual "
             "term; leave them empty"
         )
+    elif (model.prior.name == "video") != (data.frames > 1):
+        raise UserError(
+            f"model.prior is {model.prior.name!r} and data.frames is {data.frames}; a prior over "
+            "video has 2 frames or more, itself the last, and any other prior has data.frames=0"
+        )
     if data.levels == 1:
         raise UserError("data.levels is 1; a pixel has 2 values or more, or 0 for no codes of it")
     codes = data.levels > 0 or data.source.startswith("codes:")

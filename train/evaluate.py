@@ -98,6 +98,7 @@ def measure_baselines(
             shape=tuple(config.model.code_shape),
             codes=net.codes,
             classes=config.model.prior.get("classes", 0),
+            actions=config.model.prior.get("actions", 0),
         )
         return independent_codes(counts)
     statistics = data_statistics(source, transform)

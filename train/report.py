@@ -112,10 +112,11 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     # Drawn beside, then copied: a workdir in a bucket has no file names that matplotlib knows.
     with tempfile.TemporaryDirectory() as local:
-        names = []
-        if config.model.prior:
+        names = []  # of speech, and of the next frame, draws are made by commands of their own
+        prior = config.model.prior
+        if prior and prior.name != "video" and not sample.of_speech(config):
             names = _draw_samples(Path(local), config, variables, evaluation["step"])
-        elif not config.model.speech:
+        elif not prior and not config.model.speech:
             names = _draw_images(Path(local), config, variables, evaluation)
         lines = Path(local) / "metrics.jsonl"
         lines.write_text((path / "metrics.jsonl").read_text())

@@ -90,17 +90,18 @@ def loss_weights(config: ConfigDict) -> dict[str, float]:
 
 def example_batch(config: ConfigDict, *, rows: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a batch of the config's data."""
-    if config.model.prior:
-        return {
-            "code": jax.ShapeDtypeStruct((rows, *config.model.code_shape), jnp.int32),
-            "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
-        }
     if config.model.speech:
         return {
             "audio": jax.ShapeDtypeStruct((rows, config.data.samples), jnp.int16),
             "speaker": jax.ShapeDtypeStruct((rows,), jnp.int32),
         }
     frames = config.data.frames
+    if config.model.prior:
+        shapes = {"code": (rows, *config.model.code_shape), "label": (rows,)}
+        if frames:
+            past = (rows, frames - 1)
+            shapes |= {"past": (*past, *config.model.code_shape), "action": past}
+        return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
     if not frames:
         shape = (rows, *config.model.image_shape)
         return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}

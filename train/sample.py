@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from models import priors
 from train import cli, latents, parallel, pictures, runs
@@ -34,6 +35,12 @@ def make_decoder(prior: runs.Run) -> Callable[[np.ndarray], np.ndarray]:
     check_encoder(place, prior.config.data.encoder_checksum)
     run = runs.load(place)
     return lambda code: latents.decode(run, np.asarray(code))
+
+
+def of_speech(config: ConfigDict) -> bool:
+    """Whether a prior's codes are of speech, which `train.speak` draws."""
+    place = encoder_of(config.data)
+    return bool(place) and bool(runs.read_config(place).model.speech)
 
 
 def draw_codes(
@@ -134,6 +141,13 @@ def main(_: list[str]) -> None:
     if not runs.read_config(workdir).model.prior:
         raise UserError(f"{workdir} holds no prior, of which alone one can draw; name a prior's")
     prior = runs.load(workdir)
+    if "past" in prior.model.net.conditions:
+        raise UserError(
+            f"{workdir} holds a prior over video, which draws from a past; python -m train.video "
+            "gives it one"
+        )
+    if of_speech(prior.config):
+        raise UserError(f"{workdir} is a prior of speech; draw it with python -m train.speak")
     if not parallel.is_first_process():
         return
     count, temperature = flags.FLAGS.samples, flags.FLAGS.temperature

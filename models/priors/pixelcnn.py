@@ -216,7 +216,7 @@ class GatedPixelCNN(nn.Module):
         code = code.reshape(*shape[:3], self.codebooks)
         u = self.output_layer(self.stacks(self.embed(code), label, features))[..., None, :]
         if self.codebooks > 1:
-            earlier = [_rows(self.earlier[j], code[..., j]) for j in range(self.codebooks - 1)]
+            earlier = [rows_of(self.earlier[j], code[..., j]) for j in range(self.codebooks - 1)]
             seen = jnp.cumsum(jnp.stack(earlier, axis=-2), axis=-2).astype(u.dtype)
             u = jnp.concatenate([u, u + seen], axis=-2)
         logits = [self.codebook_logits(u[..., j, :], j) for j in range(self.codebooks)]
@@ -266,14 +266,12 @@ class GatedPixelCNN(nn.Module):
                 )
         found = None if features is None else jnp.shape(features)
         if (found is not None) != self.located or (found and found[:-1] != tuple(shape[:3])):
-            wanted = (
-                f"expected {tuple(shape[:3])} and their number" if self.located else "it takes none"
-            )
-            raise ValueError(f"the prior was given features {found}; {wanted}")
+            wanted = f"{(*shape[:3], 'any')} expected" if self.located else "it takes none"
+            raise ValueError(f"the features of positions are {found}; {wanted}")
 
     def embed(self, code: jax.Array) -> jax.Array:
         """Embeddings `[..., p]` of the codes `[..., codebooks]` at a position."""
-        rows = [_rows(self.embedding[j], code[..., j]) for j in range(self.codebooks)]
+        rows = [rows_of(self.embedding[j], code[..., j]) for j in range(self.codebooks)]
         return sum(rows).astype(self.dtype)
 
     def stacks(
@@ -295,7 +293,7 @@ class GatedPixelCNN(nn.Module):
 
     def condition(self, u: jax.Array, code: jax.Array, j: int) -> jax.Array:
         """`u` of `output_layer` for the codebooks after j, given the code `[...]` of codebook j."""
-        return u + _rows(self.earlier[j], code).astype(u.dtype)
+        return u + rows_of(self.earlier[j], code).astype(u.dtype)
 
     def codebook_logits(self, u: jax.Array, j: int) -> jax.Array:
         """Logits of codebook j, float32 `[..., codes]`."""
@@ -361,10 +359,10 @@ def _gate(a: jax.Array) -> jax.Array:
 
 def _class_bias(table: jax.Array, label: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """V^T h of Eq. 4 for a one-hot h, `[batch, 1, 1, 2p]`."""
-    return _rows(table, label)[:, None, None].astype(dtype)
+    return rows_of(table, label)[:, None, None].astype(dtype)
 
 
-def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
+def rows_of(table: jax.Array, index: jax.Array) -> jax.Array:
     """Rows of a table, NaN where there is no such row: a clipped index would pass for a code."""
     inside = (index >= 0) & (index < table.shape[0])
     rows = jnp.take(table, index, axis=0, mode="clip")

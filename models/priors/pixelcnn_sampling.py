@@ -46,15 +46,15 @@ def sample(
       temperature: the logits are divided by it; above 0. 1 draws from the prior itself.
 
     Raises:
-      ValueError: shape, labels or features do not fit the model, or the temperature is not above
-        0.
+      ValueError: shape, labels or features do not fit the model, or the temperature is not
+        positive.
     """
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}; it must be finite and above 0")
     shape = tuple(shape)
     model.check(shape, label, features)
     whole = (*shape[:3], model.codebooks)
-    code = _sample(model, whole, variables, key, label, features, temperature)
+    code = sample_unchecked(model, whole, variables, key, label, features, temperature)
     return code.reshape(shape)
 
 
@@ -75,7 +75,7 @@ def draw(key: jax.Array, logits: jax.Array, temperature: float | jax.Array = 1.0
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _sample(
+def sample_unchecked(
     model: GatedPixelCNN,
     shape: tuple[int, int, int, int],
     variables: Mapping[str, Any],
@@ -84,7 +84,10 @@ def _sample(
     features: jax.Array | None,
     temperature: jax.Array,
 ) -> jax.Array:
-    """A scan over rows, and in each a scan over its positions."""
+    """As `sample`, of `[batch, height, width, codebooks]`, for programs that are compiled already.
+
+    A scan over rows, and in each a scan over its positions.
+    """
     batch, height, width, codebooks = shape
     apply = partial(model.apply, variables)
     # Zeros made from the data, which vary over mapped axes as the codes will.

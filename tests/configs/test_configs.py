@@ -43,6 +43,8 @@ VARIANTS = {
         *("L13_36", "L5_36", "L1_2", "L0", "bubble", "vae"),
         *("generalization", "rotcolor", "perspective"),
     ),
+    "video_breakout": ("actions", "no_actions"),
+    "video_pong": ("actions", "no_actions"),
     "vqvae_cifar10": ("kmeans", "released"),
 }
 FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"}
@@ -108,9 +110,13 @@ def small_batch(config, rows=4):
             "speaker": np.arange(rows, dtype=np.int32),
         }
     if config.data.source.startswith("codes:"):
-        shape, random = (rows, *config.model.code_shape), np.random.default_rng(0)
-        code = random.integers(0, config.model.prior.codes, shape, np.int32)
-        source = InMemory({"code": code, "label": np.arange(rows, dtype=np.int32)})
+        random, prior = np.random.default_rng(0), config.model.prior
+        below = {"label": rows, "action": prior.get("actions") or 1}
+        arrays = {
+            name: random.integers(0, below.get(name, prior.codes), x.shape, np.int32)
+            for name, x in runs.example_batch(config, rows=rows).items()
+        }
+        source = InMemory(arrays)
     elif config.data.source.startswith(("tfds:", "folder:", "game:")):
         shape = (rows, *config.data.image_shape)
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -223,12 +223,7 @@ def test_sizes_that_cannot_be(options, message):
         ({"classes": 4}, jnp.zeros((2, 3, 3), int), None, r"classes=4 and labels were not given"),
         ({"classes": 4}, jnp.zeros((2, 3, 3), int), jnp.zeros(3, int), r"int32 \(3,\); expected"),
         ({"classes": 4}, jnp.zeros((2, 3, 3), int), jnp.zeros(2), r"labels are float32 \(2,\)"),
-        (
-            {"located": True},
-            jnp.zeros((2, 3, 3), int),
-            None,
-            r"features None; expected \(2, 3, 3\)",
-        ),
+        ({"located": True}, jnp.zeros((2, 3, 3), int), None, r"are None; \(2, 3, 3, 'any'\)"),
     ],
 )
 def test_codes_and_labels_that_do_not_fit(options, code, label, message):

@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from train.data import audio, codes, files, games, photos, sequences, sprites, tfds_source
+from train.data import (
+    audio,
+    codes,
+    files,
+    games,
+    photos,
+    sequences,
+    sprites,
+    tfds_source,
+    windows,
+)
 from train.data.random_access import ImageSize, InMemory, Source, Subset, image_size, select
 from train.errors import UserError
 
@@ -24,7 +34,8 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
       "array:PATH"   images in a .npy or .npz file;
       "game:NAME"    frames of "pong" or "breakout", played by a policy seeded by `data.split_seed`;
       "audio:PATH"   recordings at `data.sample_rate` (see `audio`);
-      "codes:W"      the discrete codes of the data of the trained run in W, with its splits;
+      "codes:W"      the discrete codes of the data of the trained run in W, with its splits; with
+                     `data.frames`, windows of as many frames of an episode (see `windows`);
       "synthetic"    noise, 1,024 + 256 images: to try a machine out;
       "sequences:digits", "sequences:mnist"    digits that `data.transformations` move through
                      `data.frames` frames (see `sequences`); the sources give the still digits;
@@ -46,7 +57,7 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
     expression = data.get(split, split)
     limit = data.get("limit", 0)
     frames = data.get("frames", 0)
-    if (kind == "sequences") != (frames > 0):
+    if kind != "codes" and (kind == "sequences") != (frames > 0):
         raise UserError(
             f"data.source is {data['source']!r} and data.frames is {frames}; sequences have "
             "frames, at least 1, and single images have data.frames=0"
@@ -66,6 +77,8 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
     elif kind == "codes" and place:
         parts = codes.load(place, checksum=data.get("encoder_checksum", 0))
         source = _cut(parts, expression, data["source"])
+        if frames:
+            source = windows.of_frames(source, frames, data["source"])
     elif kind == "game" and place:
         parts = games.load(
             place, size, seed=data.get("split_seed", 0), data_dir=data.get("data_dir", "")

@@ -28,6 +28,7 @@ def code_statistics(
     shape: tuple[int, ...],
     codes: int,
     classes: int = 0,
+    actions: int = 0,
     examples: int = 4096,
 ) -> np.ndarray:
     """Uses of each code, int64 `[codebooks, codes]`; checks on the way that a prior fits the codes.
@@ -40,11 +41,12 @@ def code_statistics(
         shape: (*grid, codebooks).
         codes: K, the values of a code.
         classes: of "label"; 0 if labels do not matter.
+        actions: of "action"; 0 if actions do not matter.
         examples: how many, at most, where not all are counted.
 
     Raises:
-        UserError: codes of another shape or outside 0 .. K - 1; labels that are missing, or outside
-            0 .. classes - 1.
+        UserError: codes of another shape or outside 0 .. K - 1; labels or actions that are missing,
+            or outside their range.
     """
     whole = transform is None and isinstance(source, InMemory)
     count = len(source) if whole else min(examples, len(source))
@@ -60,12 +62,13 @@ def code_statistics(
                 f"model.code_shape={code.shape[1:]}"
             )
         _check_range("codes", code, codes, "model.prior.codes")
-        if classes and "label" not in batch:
-            raise UserError(
-                f"model.prior.classes is {classes}, but the data have no labels; set it to 0"
-            )
-        if classes:
-            _check_range("labels", batch["label"], classes, "model.prior.classes")
+        for size, name, field in ((classes, "label", "classes"), (actions, "action", "actions")):
+            if size and name not in batch:
+                raise UserError(
+                    f"model.prior.{field} is {size}, but the data have no {name}s; set it to 0"
+                )
+            if size:
+                _check_range(f"{name}s", batch[name], size, f"model.prior.{field}")
         for number, uses in enumerate(counts):
             uses += np.bincount(code[..., number].ravel(), minlength=codes)
     return counts
