@@ -2,10 +2,11 @@
 
     python -m train --config configs/cvvae_cifar10.py --workdir runs/cvvae_cifar10
 
-Not run to its end by us. Network, data, optimiser, steps and batch are those of `vqvae_cifar10`. 16
-capsules of 4 numbers at each of 8x8 positions: as deep together as its codes, and 4,096 numbers in
-all. `configs/cvvae_cifar10.py:published` has CVGAN's capsule layer as released, at its random
-start, with 800 numbers; the overrides of `cvvae_digits` serve here too.
+For a quarter of its steps see "Routed capsules" in the README. Network, data, optimiser, steps and
+batch are those of `vqvae_cifar10`. 16 capsules of 4 numbers at each of 8x8 positions: as deep
+together as its codes, and 4,096 numbers in all. `configs/cvvae_cifar10.py:published` has CVGAN's
+capsule layer as released, at its random start, with 800 numbers; the overrides of `cvvae_digits`
+serve here too.
 """
 
 from ml_collections import ConfigDict
