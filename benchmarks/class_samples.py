@@ -13,11 +13,17 @@ import numpy as np
 from sklearn.svm import SVC
 
 import train
+from models.likelihoods import to_unit
 from train import latents, sample
 from train.data.codes import encoder_of
 
 DRAWS = 50
 TRAINING = 10_000  # images, the first
+
+
+def units(images):
+    """Pixels in [0, 1], whether the images are bytes or not: `[n, pixels]`."""
+    return np.asarray(to_unit(images)).reshape(len(images), -1)
 
 
 def main():
@@ -28,17 +34,16 @@ def main():
     prior = train.load(options.workdir)
     run = train.load(encoder_of(prior.config.data))
     real = {split: latents.examples(run, split=split) for split in ("train", "test")}
-    flat = {split: x["image"].reshape(len(x["image"]), -1) for split, x in real.items()}
+    flat = {split: units(x["image"]) for split, x in real.items()}
     classifier = SVC().fit(flat["train"][:TRAINING], real["train"]["label"][:TRAINING])
     wanted = real["test"]["label"]
-    again = latents.reconstruct(run, real["test"]["image"]).reshape(len(wanted), -1)
+    again = units(latents.reconstruct(run, real["test"]["image"]))
     print(f"test images      {classifier.score(flat['test'], wanted):.3f}")
     print(f"reconstructions  {classifier.score(again, wanted):.3f}")
     classes = range(prior.config.model.prior.classes)
     for temperature in options.temperature:
         drawn = sample.draw_samples(prior, classes, DRAWS, temperature=temperature)
-        images = np.asarray(drawn["image"]).reshape(len(drawn["label"]), -1)
-        share = classifier.score(images, drawn["label"])
+        share = classifier.score(units(drawn["image"]), drawn["label"])
         print(f"draws at {temperature:<7g} {share:.3f}")
 
 

