@@ -8,13 +8,13 @@ end by us. The sizes are ours.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, priors
 
 
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = "pixelcnn_cifar10"
-    base.set_pixelcnn(config, code_shape=(8, 8, 1), codes=512, classes=10, layers=6, features=64)
+    priors.set_pixelcnn(config, code_shape=(8, 8, 1), codes=512, classes=10, layers=6, features=64)
     config.data.source = "codes:runs/vqvae_cifar10"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"

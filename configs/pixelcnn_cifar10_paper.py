@@ -10,13 +10,13 @@ the ten codes of a position come one after another, and there is no class.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, priors
 
 
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = "pixelcnn_cifar10_paper"
-    base.set_pixelcnn(
+    priors.set_pixelcnn(
         config,
         code_shape=(8, 8, 10),
         codes=512,

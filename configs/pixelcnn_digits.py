@@ -11,13 +11,13 @@ Of another run's codes: `--config.data.source=codes:RUN`, with its grid and K. T
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, priors
 
 
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = "pixelcnn_digits"
-    base.set_pixelcnn(config, code_shape=(4, 4, 1), codes=64, classes=10, layers=3, features=32)
+    priors.set_pixelcnn(config, code_shape=(4, 4, 1), codes=64, classes=10, layers=3, features=32)
     config.data.source = "codes:runs/vqvae_digits"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"

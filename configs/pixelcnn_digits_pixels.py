@@ -8,14 +8,14 @@ are ours.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, priors
 
 
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = "pixelcnn_digits_pixels"
     config.model.image_shape = (8, 8, 1)
-    base.set_pixelcnn(config, code_shape=(8, 8, 1), codes=17, layers=4, features=32, classes=10)
+    priors.set_pixelcnn(config, code_shape=(8, 8, 1), codes=17, layers=4, features=32, classes=10)
     config.data.source = "digits"
     config.data.holdout = 0.2
     config.data.levels = 17

@@ -10,13 +10,13 @@ bias in every layer (van den Oord, Kalchbrenner, Vinyals et al. 2016, Eq. 4).
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, priors
 
 
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = "pixelcnn_imagenet128"
-    base.set_pixelcnn(
+    priors.set_pixelcnn(
         config,
         code_shape=(32, 32, 1),
         codes=512,

@@ -10,7 +10,7 @@ The sizes are ours.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, priors
 
 VARIANTS = ("actions", "no_actions")
 
@@ -21,7 +21,7 @@ def get_config(variant: str = "actions") -> ConfigDict:
     config = base.get_config()
     config.name = "video_pong"
     config.model.image_shape = (40, 40, 1)
-    base.set_video_prior(
+    priors.set_video_prior(
         config,
         code_shape=(10, 10, 1),
         codes=256,

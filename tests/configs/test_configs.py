@@ -47,7 +47,7 @@ VARIANTS = {
     "video_pong": ("actions", "no_actions"),
     "vqvae_cifar10": ("kmeans", "released"),
 }
-FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base"}
+FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "base", "priors"}
 COMPARISONS = sorted(name for name in FILES if name.startswith("compare_"))
 NAMES = sorted(FILES - set(COMPARISONS))
 # Too large to take a step here: these are traced and lowered at their full size and batch.

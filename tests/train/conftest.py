@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import train.loop
-from configs import base, compare_digits
+from configs import base, compare_digits, priors
 from train import runs, steps
 from train.checkpoints import Checkpoints
 
@@ -218,7 +218,7 @@ def prior_config_of():
     def make(source):
         config = base.get_config()
         config.name = "prior"
-        base.set_pixelcnn(
+        priors.set_pixelcnn(
             config, code_shape=(4, 4, 2), codes=6, classes=10, layers=1, features=4, kernel=3
         )
         config.model.prior.output_features = 4

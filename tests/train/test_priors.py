@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, priors
 from train import loop, runs
 from train.checks import check
 from train.data import InMemory, load_source, make_transform
@@ -24,7 +24,7 @@ def pixels():
     config = base.get_config()
     config.name = "pixels"
     config.model.image_shape = (8, 8, 1)
-    base.set_pixelcnn(
+    priors.set_pixelcnn(
         config, code_shape=(8, 8, 1), codes=17, classes=10, layers=1, features=4, kernel=3
     )
     config.model.prior.output_features = 8

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, priors
 from train import loop, report, runs, steering, video
 from train.continuation import Footage, continue_codes, load_prior
 from train.data.codes import newest_checkpoint, write_split
@@ -40,7 +40,7 @@ def prior_config(source, actions=4):
     config = base.get_config()
     config.name = "prior"
     sizes = {"layers": 1, "features": 4, "output_features": 4, "past_features": 4, "past_layers": 0}
-    base.set_video_prior(config, code_shape=(5, 5, 1), codes=6, actions=actions, past=2, **sizes)
+    priors.set_video_prior(config, code_shape=(5, 5, 1), codes=6, actions=actions, past=2, **sizes)
     config.model.image_shape = (40, 40, 1)
     config.data.source = f"codes:{source}"
     config.optimizer.name = "sgd"  # Adam would divide by its own rounding
