@@ -94,7 +94,7 @@ def pixelcnn_walk(
         above = (jnp.zeros((1, reach, width, features), net.dtype),) * net.layers
         v = jnp.zeros((1, 1, width, features), net.dtype)
         for row in range(height):
-            above, from_vertical = apply("next_row", above, v, labels)
+            above, from_vertical = apply("next_row", above, v, labels, None)
             left, h = (jnp.zeros((1, reach, features), net.dtype),) * net.layers, zeros
             for column in range(width):
                 here = tuple(a[:, 0, column] for a in from_vertical)
