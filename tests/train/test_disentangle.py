@@ -3,10 +3,12 @@
 import functools
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from train import disentangle
@@ -87,14 +89,16 @@ def test_partitions_are_measured_beside_random_groupings():
     assert again == found
 
 
-class Given:
+class Given(nn.Module):
     """A model whose codes are what it is shown."""
 
-    def __init__(self, dtype=jnp.float32):
-        self.dtype = dtype
+    kind: Any = jnp.float32
 
-    def apply(self, variables, batch, *, train):
-        return SimpleNamespace(code=batch["image"].astype(self.dtype))
+    def encode(self, image):
+        return image
+
+    def bottleneck(self, features, *, train):
+        return SimpleNamespace(code=features.astype(self.kind))
 
 
 def test_all_examples_are_encoded_in_order():
