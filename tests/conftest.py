@@ -19,7 +19,14 @@ def pytest_configure():
         return
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) >= int(os.environ["PYTEST_XDIST_WORKER_COUNT"]):
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw"))]})
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_freed():
+    """Of each file: a process that keeps thousands runs out of memory maps and is aborted."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """Where a run's figures go: `metrics.jsonl`, TensorBoard where it is installed."""
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import json
 import math
 import platform
+from typing import Any
 
 from etils import epath
 
@@ -25,7 +27,11 @@ class Writer:
         self._lines = [line for line in read_lines(self.path) if line["step"] <= resume_step]
         self._rewrite()
         self._file = self.path.open("a") if _is_local(self.path) else None
-        self._events = _event_writer(workdir)
+
+    @functools.cached_property
+    def _events(self) -> Any:
+        # Opened by the first line, so that a finished run that is shown again gets no new file.
+        return _event_writer(self.path.parent)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Writes one line.
@@ -57,7 +63,7 @@ class Writer:
             # Every line was flushed when it was written; what is left could not be, and was told.
             with contextlib.suppress(OSError):
                 self._file.close()
-        if self._events is not None:
+        if vars(self).get("_events") is not None:
             self._events.close()
 
     def _rewrite(self) -> None:
