@@ -305,7 +305,9 @@ def _single(run: Run, image: np.ndarray, what: str) -> np.ndarray:
 
 
 def image_shape(config: ConfigDict) -> tuple[int, ...]:
-    """Of one example."""
+    """Of one example: an image, a sequence of them, or as many samples of speech."""
+    if config.model.speech:
+        return (config.data.samples,)
     frames = (config.data.frames,) if config.data.frames else ()
     return (*frames, *config.model.image_shape)
 

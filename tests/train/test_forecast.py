@@ -49,7 +49,8 @@ def run(kernel="none", frames=S, **options):
         Shown(),
         Gaussian(variance=1.0),
     )
-    config = ConfigDict({"name": "test", "data": {"frames": frames}})
+    model_section = {"image_shape": (C, D, 1), "speech": {}}
+    config = ConfigDict({"name": "test", "data": {"frames": frames}, "model": model_section})
     variables = {} if kernel == "none" else {"params": {"bottleneck": {"mu": jnp.float32(0.1)}}}
     return runs.Run(model, variables, config, 0)
 
