@@ -4,7 +4,7 @@
 
 DIR then holds `encode.jax` and `decode.jax` (StableHLO by `jax.export`, for any batch size, on CPU,
 CUDA and TPU), `parameters.safetensors`, `manifest.json` (config, shapes, versions, checksums) and
-`load.py`, which loads them without this library:
+`load.py`, which loads them with jax, numpy and flatbuffers (by which `jax.export` reads) alone:
 
     import load                     # in DIR, or with DIR on the path
 
@@ -37,8 +37,8 @@ def export(run: latents.Run, out: str, *, platforms: tuple[str, ...] = PLATFORMS
     Images are float32 in [0, 1] and codes as `run.encode` gives them, of any batch size.
 
     Raises:
-      UserError: safetensors is not installed, `out` cannot be written or holds other files, or the
-        model cannot be exported.
+      UserError: safetensors or flatbuffers is not installed, `out` cannot be written or holds other
+        files, or the model cannot be exported.
     """
     save = _save_function()
     parameters = {name: np.asarray(x) for name, x in _named(run.variables).items()}
@@ -138,10 +138,11 @@ def _described(x: Any) -> dict[str, Any]:
 
 def _save_function() -> Any:
     try:
+        import flatbuffers  # noqa: F401  (jax.export writes with it)
         from safetensors.numpy import save
     except ImportError as error:
         raise UserError(
-            "exporting needs safetensors; pip install 'bottlenecks[weights]'"
+            "exporting needs safetensors and flatbuffers; pip install 'bottlenecks[export]'"
         ) from error
     return save
 

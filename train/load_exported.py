@@ -1,4 +1,4 @@
-"""An exported encoder and decoder, with nothing but jax and numpy.
+"""An exported encoder and decoder, with nothing but jax, numpy and flatbuffers.
 
     import load
 
