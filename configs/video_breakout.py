@@ -6,37 +6,22 @@ r"""Prior over video of Breakout, in codes of its frames: given 6 frames and the
         --workdir runs/video_breakout_alone
     python -m train.video --workdir runs/video_breakout --against runs/video_breakout_alone
 
-The sizes are ours.
+Not run to its end by us. The sizes are those of `video_pong`.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base, priors
+from configs import video_pong
 
-VARIANTS = ("actions", "no_actions")
+VARIANTS = video_pong.VARIANTS
 
 
 def get_config(variant: str = "actions") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"video_breakout has no variant {variant!r}; known: {', '.join(VARIANTS)}")
-    config = base.get_config()
+    config = video_pong.get_config(variant)
     config.name = "video_breakout"
-    config.model.image_shape = (40, 40, 1)
-    priors.set_video_prior(
-        config,
-        code_shape=(10, 10, 1),
-        codes=256,
-        actions=4 if variant == "actions" else 0,
-        past=6,
-        layers=3,
-        features=32,
-    )
+    if variant == "actions":
+        config.model.prior.actions = 4
     config.data.source = "codes:runs/vqvae_breakout"
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.schedule = "cosine"
-    config.train.steps = 1000
-    config.train.batch_size = 32
-    config.train.average_decay = 0.99
-    config.log_every = 100
-    config.checkpoint_every = 500
     return config
