@@ -1,4 +1,4 @@
-"""Four virtual CPU devices, named before jax starts, and one core for each test process."""
+"""Four virtual CPU devices, named before jax starts, light compilation, a core for each process."""
 
 import os
 
@@ -8,7 +8,24 @@ import jax
 import pytest
 
 
-def pytest_configure():
+def pytest_configure(config):
+    """Before any test: how programs are compiled, and where they run."""
+    if config.option.markexpr == "not slow":
+        compile_lightly()
+    keep_to_one_core()
+
+
+def compile_lightly():
+    """Few optimisations, here and in the programs that tests start.
+
+    Most of what the tests do is compile programs that run once or for a few steps; so it takes half
+    the time. What is compiled as users do: tests/bottlenecks, and learning runs, `-m slow`.
+    """
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def keep_to_one_core():
     """Gives each of several test processes a core of its own, and the programs it starts.
 
     Else each has as many threads as there are cores, which wait for one another: two processes on
@@ -27,13 +44,3 @@ def programs_are_freed():
     """Of each file: a process that keeps thousands runs out of memory maps and is aborted."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture
-def compiled_lightly():
-    """Programs that run once are compiled with few optimisations, in half the time."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)

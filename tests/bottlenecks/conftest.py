@@ -6,6 +6,16 @@ from jax.sharding import AxisType, PartitionSpec
 DEVICES = 4
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_as_users_do():
+    """The functions' values are those of programs with all of XLA's optimisations."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
+
+
 @pytest.fixture(autouse=True)
 def strict_promotion():
     """No silent widening of dtypes or ranks inside the pure functions."""

@@ -1,5 +1,6 @@
 """Every experiment: its config is whole, takes a step, and is what its paper or its name says."""
 
+import functools
 import importlib
 import inspect
 import math
@@ -74,6 +75,8 @@ LARGE = (
 )
 # The first variant is the default.
 ALL = [(name, *extra) for name in NAMES for extra in ((), *zip(VARIANTS.get(name, ())[1:]))]
+STEPPED = [experiment for experiment in ALL if experiment[0] not in LARGE]
+TRACED = [experiment for experiment in ALL if experiment[0] in LARGE]
 
 
 def module(name):
@@ -82,6 +85,15 @@ def module(name):
 
 def build(name, *variant):
     return module(name).get_config(*variant)
+
+
+@functools.cache
+def abstract(*experiment):
+    """Shapes of its training state, traced once; its evaluators fit them."""
+    config = build(*experiment)
+    state = runs.abstract_state(config)
+    check_evaluators(config, state)
+    return state
 
 
 def training_step(config):
@@ -142,9 +154,12 @@ def test_a_config_says_what_it_is_and_how_to_run_it(name):
 @pytest.mark.parametrize("experiment", ALL, ids=":".join)
 def test_a_config_passes_the_checks_of_a_run(experiment, monkeypatch):
     monkeypatch.chdir(ROOT)
-    config = build(*experiment)
-    check(config)
-    check_evaluators(config, runs.abstract_state(config))
+    check(build(*experiment))
+
+
+@pytest.mark.parametrize("experiment", TRACED, ids=":".join)
+def test_the_evaluators_of_a_variant_fit_its_model(experiment):
+    assert abstract(*experiment).params
 
 
 def test_variants():
@@ -182,7 +197,7 @@ def test_variants_of_partition_vae():
 
 def test_ablation_of_partitions_has_equal_parameters():
     def outside_of_the_heads(variant):
-        params = dict(runs.abstract_state(build("partition_vae_pong", variant)).params)
+        params = dict(abstract("partition_vae_pong", variant).params)
         params["bottleneck"] = params["bottleneck"]["mix"]
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -256,8 +271,8 @@ def test_a_comparison_is_on_equal_terms(name, monkeypatch):
     assert all(one == rest[0] for one in rest)
 
 
-@pytest.mark.parametrize("experiment", [e for e in ALL if e[0] not in LARGE], ids=":".join)
-def test_a_config_takes_a_step(experiment, compiled_lightly):
+@pytest.mark.parametrize("experiment", STEPPED, ids=":".join)
+def test_a_config_takes_a_step(experiment):
     config = build(*experiment)
     config.optimizer.warmup_steps = 0  # of which the first step would move nothing
     batch = small_batch(config)
@@ -265,7 +280,7 @@ def test_a_config_takes_a_step(experiment, compiled_lightly):
     assert batch[kind].shape == runs.example_batch(config, rows=4)[kind].shape
     config.model.data_variance = config.model.data_variance or 0.1
     optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
-    names = list(runs.abstract_state(config).window.sums)
+    names = list(abstract(*experiment).window.sums)
     create = runs.make_state(config, runs.build_model(config), optimizer, names)
     start = jax.jit(create)(jax.random.key(0), batch)
     stacked = jax.tree.map(lambda x: x[None, None], batch)  # one device, one step
@@ -331,7 +346,7 @@ def test_a_config_takes_a_step(experiment, compiled_lightly):
 )
 def test_a_large_config_lowers_at_full_size(experiment, rows, code, bits_per_token):
     config, name = build(*experiment), experiment[0]
-    state = runs.abstract_state(config)
+    state = abstract(*experiment)
     shape = runs.example_batch(config)["image"].shape[1:]
     assert config.train.batch_size == rows
     batch = {"image": jax.ShapeDtypeStruct((1, 1, rows, *shape), np.uint8)}
@@ -369,7 +384,7 @@ def test_a_large_prior_lowers_at_full_size(name, encoder):
     assert config.data.source == f"codes:runs/{encoder}"
     assert config.model.prior.codes == coded.codes
     assert config.model.code_shape[-1] == coded.codebooks
-    state, rows = runs.abstract_state(config), config.train.batch_size
+    state, rows = abstract(name), config.train.batch_size
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype),
         runs.example_batch(config, rows=rows),
@@ -386,7 +401,7 @@ def test_speech_lowers_at_full_size(name, codes):
     stride = 2 ** len(config.model.backbone.widths)
     assert config.data.samples == codes * stride
     assert (config.data.sample_rate, config.model.bottleneck.codes) == (16_000, 512)
-    state, rows = runs.abstract_state(config), config.train.batch_size
+    state, rows = abstract(name), config.train.batch_size
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype),
         runs.example_batch(config, rows=rows),
@@ -409,7 +424,7 @@ def test_speech_lowers_at_full_size(name, codes):
 )
 def test_sizes_of_vqgan_and_cvgan(experiment, bottleneck, decoder, batch, start):
     config = build(*experiment)
-    state = runs.abstract_state(config)
+    state = abstract(*experiment)
     expected = {"encoder": 29_298_176, "bottleneck": bottleneck, "decoder": decoder}
     for name, parameters in expected.items():
         assert sum(a.size for a in jax.tree.leaves(state.params[name])) == parameters, name

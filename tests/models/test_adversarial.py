@@ -112,7 +112,7 @@ def test_discriminator_by_hand(train):
             np.testing.assert_allclose(after[name], moved, rtol=1e-4, atol=1e-6)
 
 
-def test_start_is_that_of_the_release(compiled_lightly):
+def test_start_is_that_of_the_release():
     x = normal(1, 16, 16, 3)
     params = jax.jit(lambda x: PatchDiscriminator(1, width=64).init(KEY, x, train=True))(x)
     params = params["params"]
@@ -127,9 +127,7 @@ def test_start_is_that_of_the_release(compiled_lightly):
     assert not params["norm_1"]["bias"].any()
 
 
-def test_devices_normalise_as_one_when_they_share_an_axis_and_not_otherwise(
-    compiled_lightly,
-):
+def test_devices_normalise_as_one_when_they_share_an_axis_and_not_otherwise():
     x = normal(8, 12, 12, 1) * np.arange(1, 9, dtype=np.float32)[:, None, None, None]
     one = PatchDiscriminator(2, width=2)
     variables = start(one, x)

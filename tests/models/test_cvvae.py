@@ -12,8 +12,6 @@ import pytest
 import models
 from models.cvvae import CapsuleRouter, capsule_index, lengths
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
-
 KEYS = {"params": jax.random.key(0)}
 SMALL = {
     "agreement": {"primaries": 3, "pose": 2, "outputs": 4, "depth": 3},

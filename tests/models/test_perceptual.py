@@ -137,7 +137,7 @@ def torch_distance(torch, net, arrays, x, y):
 
 
 @pytest.mark.parametrize("net", SIDE)
-def test_agrees_with_pytorch_on_the_same_weights(net, narrow, compiled_lightly):
+def test_agrees_with_pytorch_on_the_same_weights(net, narrow):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch = pytest.importorskip("torch")
@@ -229,7 +229,7 @@ def test_images_that_do_not_fit(net, x, y, message):
     assert isinstance(distance, FeatureDistance)
 
 
-def test_a_term_of_an_autoencoder(monkeypatch, compiled_lightly):
+def test_a_term_of_an_autoencoder(monkeypatch):
     tiny = perceptual.Net(((perceptual.Conv(0),),), widths=(4,), pool=2, pooled=())
     monkeypatch.setitem(perceptual.NETS, "tiny", tiny)
     distance = random_lpips(jax.random.key(0), net="tiny", widths=(4,))

@@ -12,7 +12,6 @@ from models.priors import GatedPixelCNN, sample
 from models.priors.pixelcnn import GatedLayer
 from models.priors.pixelcnn_sampling import draw
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
 SMALL = {"codes": 3, "layers": 2, "features": 4, "kernel": 3, "output_features": 6}
 
 

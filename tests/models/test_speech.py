@@ -10,8 +10,6 @@ from configs import base
 from models import mu_law
 from models.speech import synthesize, time_jitter, to_amplitude
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
-
 
 def settings(**changes):
     config = base.get_config()

@@ -10,7 +10,6 @@ import pytest
 from models.priors import VideoPrior, sample_frames
 from models.priors.pixelcnn_sampling import draw
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
 SMALL = {
     "codes": 4,
     "layers": 2,

@@ -188,7 +188,7 @@ def release(torch):
     return module, arrays
 
 
-def test_reconstructs_as_the_release(torch, release, compiled_lightly):
+def test_reconstructs_as_the_release(torch, release):
     module, arrays = release
     model, shapes = build()
     params = vqgan_from_weights(arrays, shapes)

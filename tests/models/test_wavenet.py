@@ -11,7 +11,6 @@ import pytest
 from models.priors import PRIORS, WaveNet, sample_sequences
 from models.priors.pixelcnn_sampling import draw
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
 SMALL = {"codes": 5, "layers": 2, "features": 3, "skip_features": 4}
 TOLD = {"classes": 3, "local_features": 2}
 

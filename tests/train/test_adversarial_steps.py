@@ -15,8 +15,6 @@ from train import parallel, runs, steps
 from train.checks import check
 from train.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
-
 
 @pytest.fixture
 def config(tiny):

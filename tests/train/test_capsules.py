@@ -14,7 +14,6 @@ from train import capsules, latents, runs
 from train.errors import UserError
 from train.metrics import topography
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
 S = D = 6
 
 

@@ -29,7 +29,7 @@ def few_bins(monkeypatch):
     monkeypatch.setattr(disentanglement, "bin_factors", two)
 
 
-def test_a_run_on_a_game_is_measured(tiny, here, compiled_lightly, tmp_path, few_bins):
+def test_a_run_on_a_game_is_measured(tiny, here, tmp_path, few_bins):
     tiny.model.image_shape = (16, 16, 1)
     tiny.model.bottleneck = ConfigDict({"name": "gaussian", "depth": 3})
     tiny.loss_weights = ConfigDict({"reconstruction": 1.0, "kl": 0.01})

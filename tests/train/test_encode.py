@@ -77,7 +77,7 @@ def test_a_prior_of_codes_resumes_bit_for_bit(
         here(moved, straight)
 
 
-def test_a_prior_trains_alike_on_one_device_and_on_four(vq_run, prior_config_of, compiled_lightly):
+def test_a_prior_trains_alike_on_one_device_and_on_four(vq_run, prior_config_of):
     config = prior_config_of(vq_run)
     source = load_source(config.data, "train")
     batch = source[np.arange(32)]

@@ -15,7 +15,6 @@ from train.export import export
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
 
 # Loads every folder named, encodes and decodes, and says what was imported for it.
 ELSEWHERE = """

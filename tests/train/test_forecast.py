@@ -157,7 +157,6 @@ def flags(**values):
     return types.SimpleNamespace(FLAGS=types.SimpleNamespace(**values))
 
 
-@pytest.mark.usefixtures("compiled_lightly")
 def test_a_run_of_sequences_from_training_to_forecast(tmp_path, monkeypatch, capsys):
     config = topographic_vae_digits.get_config()
     config.model.image_shape = (8, 8, 3)

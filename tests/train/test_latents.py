@@ -15,8 +15,6 @@ DISCRETE = ("vq", "fsq")
 PRIORS = ("vae", "topographic", "partition")
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
-
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_images_become_codes_and_codes_images(untrained, system):

@@ -66,7 +66,7 @@ def test_a_prior_trains_resumes_bit_for_bit_and_is_told_beside_independent_codes
     assert_same_run(stopped, straight)
 
 
-def test_its_figures_are_the_models_own(pixels, compiled_lightly):
+def test_its_figures_are_the_models_own(pixels):
     state = runs.abstract_state(pixels)
     check_evaluators(pixels, state)
     model = runs.build_model(pixels)

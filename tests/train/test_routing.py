@@ -18,8 +18,6 @@ from train.adversarial_steps import build_adversary
 from train.checkpoints import Checkpoints
 from train.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
-
 
 def small(mode="agreement", *, adversary=False):
     """Capsules on digits, around the smallest network."""

@@ -117,7 +117,7 @@ def test_four_devices_train_as_one(config, name):
 
 
 def test_a_run_of_sequences_goes_on_bit_for_bit_and_on_one_device(
-    config, here, final_state, assert_same_run, compiled_lightly, tmp_path
+    config, here, final_state, assert_same_run, tmp_path
 ):
     config.model.image_shape = (8, 8, 3)
     base.set_topographic(config, frames=4, capsules=2, places=4, kernel="shifting", window=3)

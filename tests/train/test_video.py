@@ -128,7 +128,7 @@ def untrained(config, seed=0):
     return runs.Run(model, model.init(jax.random.key(seed), batch, train=False), config, 0)
 
 
-def test_continuations_and_control(monkeypatch, compiled_lightly):
+def test_continuations_and_control(monkeypatch):
     monkeypatch.setattr(video, "UNSEEN", 2)
     monkeypatch.setattr(steering, "HELD", 2)
     config = vq_config()
@@ -185,7 +185,7 @@ def test_continuations_and_control(monkeypatch, compiled_lightly):
     assert "chance" in steering.table(tested, list(named))
 
 
-def test_draws_of_windows_do_not_depend_on_how_many_there_are(compiled_lightly, monkeypatch):
+def test_draws_of_windows_do_not_depend_on_how_many_there_are(monkeypatch):
     monkeypatch.setattr("train.continuation.BATCH", 2)
     run = untrained(prior_config("W"))
     random = np.random.default_rng(0)
