@@ -69,10 +69,10 @@ def load(
     found = re.fullmatch(r"(\w+)(?:/([1-9]\d*))?", place)
     if not found or found[1] not in _DIGITS:
         raise UserError(
-            f"moving:{place}: there are {' and '.join(map(repr, _DIGITS))}; 'moving:digits/500' has "
-            "500 training sequences"
+            f"moving:{place}: there are {' and '.join(map(repr, _DIGITS))}; 'moving:digits/500' "
+            "has 500 training sequences"
         )
-    size.check(SHAPE, f"moving:{place}")
+    size._replace(crop="none").check(SHAPE, f"moving:{place}")
     train = int(found[2] or SEQUENCES)
     digits = _DIGITS[found[1]](data_dir)
     parts: dict[str, Source] = {}
