@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.data.source = "codes:runs/vqvae_moving_mnist"
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
-    config.train.steps = 2000
+    config.train.steps = 1000
     config.train.batch_size = 32
     config.train.average_decay = 0.99
     config.log_every = 100
