@@ -220,7 +220,7 @@ def test_video_without_actions_is_continued_and_not_steered(
     assert drawn == ["video.gif", "video.png"]
     images = footage.images(np.array([[0, 1], [20, 21]]))
     assert images.shape == (2, 2, 64, 64, 1)
-    np.testing.assert_array_equal(images[1, 0], source[20]["image"] / np.float32(255))
+    np.testing.assert_allclose(images[1, 0], source[20]["image"] / 255, rtol=1e-6)
 
 
 def test_draws_of_windows_do_not_depend_on_how_many_there_are(compiled_lightly, monkeypatch):
