@@ -4,13 +4,13 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from train.data import tfds_frames
 from train.data.random_access import Example, ImageSize, InMemory, Source
 from train.errors import UserError
 
@@ -30,7 +30,7 @@ def load(name: str, split: str, size: ImageSize, *, data_dir: str = "", limit: i
     TensorFlow, reading it does not.
 
     Of a set of videos (moving_mnist) or of episodes (rlu_dmlab_*) the examples are all their
-    frames in order, `Frames`; `split` counts videos or episodes, `limit` frames.
+    frames in order, `tfds_frames.Frames`; `split` counts videos or episodes, `limit` frames.
 
     Raises:
         UserError: unknown name or split, a set not prepared or prepared in another format, no
@@ -236,87 +236,22 @@ class _OnDisk:
         return InMemory(arrays)
 
 
-class Frames:
-    """Frames of videos or episodes, in order, held as they are stored and decoded when read.
-
-    "image" is uint8 `[height, width, channels]`, scaled whole where the stored frames are of
-    another size, by antialiased bicubic interpolation; "action" int32, of episodes, what was chosen
-    on seeing the frame; "episode" and "frame" int32, counted from 0.
-    """
-
-    def __init__(
-        self,
-        stored: list[bytes],
-        arrays: dict[str, np.ndarray],
-        decode: Callable[[bytes], np.ndarray],
-        size: tuple[int, int],
-    ) -> None:
-        """Takes encoded images, the rest of the examples, int32 `[n]`, and (height, width)."""
-        self.stored = stored
-        self.arrays = arrays
-        self.decode = decode
-        self.size = size
-
-    def __len__(self) -> int:
-        """The number of frames."""
-        return len(self.stored)
-
-    def __getitem__(self, index: int) -> Example:
-        """One frame."""
-        image = self.decode(self.stored[index])
-        if image.shape[:2] != self.size:
-            pixels = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-            scaled = pixels.resize(self.size[::-1], Image.Resampling.BICUBIC)
-            image = np.asarray(scaled).reshape(*self.size, -1)
-        return {"image": image} | {name: array[index] for name, array in self.arrays.items()}
-
-
 def _frames(
     builder: Any, name: str, split: str, size: ImageSize, *, data_dir: str, limit: int
-) -> Frames:
-    """The frames of "image_sequence", a video, or of "steps" as RL Unplugged's DeepMind Lab has."""
-    features = builder.info.features
-    import tensorflow_datasets as tfds
-
-    skip = tfds.decode.SkipDecoding()
-    skip.decode_batch_example_np = skip.decode_example_np  # which it lacks, and a video asks for
-    if "steps" in features:
-        key = "steps"
-        try:
-            image = features["steps"].feature["observation"]["pixels"]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"tfds:{name}: no 'pixels' among what its steps observe") from error
-    else:
-        key, image = "image_sequence", features["image_sequence"].feature
+) -> tfds_frames.Frames:
+    """The frames of videos or episodes."""
     if size.crop != "none":
         raise UserError(
             f"tfds:{name}: data.crop is {size.crop!r}, but frames are scaled whole: set "
             "data.crop='none'"
         )
+    image, decoders = tfds_frames.described(builder.info.features, name)
     size._replace(crop="resize").check(image.shape, f"tfds:{name}")
-    episodes = _examples(builder, name, split, data_dir, decoders={key: skip})
-    _check_frames_fit(builder, name, split, len(episodes))
+    episodes = _examples(builder, name, split, data_dir, decoders=decoders)
+    if not limit:
+        _check_frames_fit(builder, name, split, len(episodes))
     log.info("reading %d episodes of tfds:%s", len(episodes), name)
-    stored: list[bytes] = []
-    action: list[int] = []
-    lengths = []
-    for number in range(len(episodes)):
-        found = episodes[number][key]
-        frames = found["observation"]["pixels"] if key == "steps" else found
-        lengths.append(len(frames))
-        stored.extend(frames)
-        if key == "steps":
-            action.extend(found["action"])
-        if 0 < limit <= len(stored):
-            break
-    count = min(limit, len(stored)) if limit else len(stored)
-    episode = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    frame = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
-    arrays = {"episode": episode, "frame": frame}
-    if key == "steps":
-        arrays["action"] = np.array(action, np.int32)
-    arrays = {each: array[:count] for each, array in arrays.items()}
-    return Frames(stored[:count], arrays, image.decode_example_np, size.shape[:2])
+    return tfds_frames.read(episodes, image, size.shape[:2], limit=limit)
 
 
 def _check_frames_fit(builder: Any, name: str, split: str, episodes: int) -> None:
