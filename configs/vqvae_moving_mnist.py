@@ -2,6 +2,9 @@
 
     python -m train --config configs/vqvae_moving_mnist.py --workdir runs/vqvae_moving_mnist
 
+Test split: normalised error 0.0536 (the mean image: 0.947), PSNR 26.9, perplexity 14.5, 248 of 256
+codes used.
+
 MNIST is read as TFDS prepared it; `--config.data.source=moving:digits` needs nothing but
 scikit-learn. With `--config.data.test=published` the test frames are those of the authors' 10,000
 sequences, as TFDS prepared them (`moving_mnist`).
