@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     # digits, photos, tfds:NAME, folder:PATH, audio:PATH, array:PATH, game:NAME, codes:W, synthetic;
+    # moving:mnist, moving:digits;
     # sequences:mnist, sequences:digits, sequences:dsprites, sequences:PATH (of dSprites in a file)
     config.data.source = ""
     # Of TFDS; empty: TFDS_DATA_DIR, or TFDS's own default. Of what games have played: a cache.

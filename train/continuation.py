@@ -8,23 +8,31 @@ import numpy as np
 from models.likelihoods import to_unit
 from models.priors import sample_frames
 from train import latents, runs
-from train.data import codes, load_source
+from train.data import Source, Transform, codes, load_source, make_transform
+from train.data.pipeline import gather
 from train.errors import UserError
-from train.metrics.paddles import paddle_of
 
 BATCH = 64
 
 
 class Footage(NamedTuple):
-    """Held-out frames of a game, in order.
+    """Held-out frames of videos, in order.
 
     Attributes:
-      image: `[n, height, width, channels]` in [0, 1].
-      arrays: "code" `[n, *grid, codebooks]`, and "action", "ram", "episode", "frame" `[n, ...]`.
+      source: of frames, which may be too many to hold all their images.
+      transform: theirs.
+      arrays: "code" `[n, *grid, codebooks]`, "episode", "frame" `[n]`, and of a game "action" and
+        "ram", `[n, ...]`.
     """
 
-    image: np.ndarray
+    source: Source
+    transform: Transform | None
     arrays: dict[str, np.ndarray]
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """The frames with these numbers, `[*rows.shape, height, width, channels]` in [0, 1]."""
+        image = gather(self.source, rows.ravel(), self.transform, 0, rows.ravel())["image"]
+        return np.asarray(to_unit(image)).reshape(*rows.shape, *image.shape[1:])
 
 
 def load_prior(workdir: str) -> runs.Run:
@@ -43,18 +51,17 @@ def load_prior(workdir: str) -> runs.Run:
 
 
 def held_out(encoder: runs.Run, workdir: str) -> Footage:
-    """The test frames of a game, and their codes; raises UserError where the data are no game's."""
-    paddle_of(encoder.config.data.source)
+    """The test frames of a run on videos, and their codes."""
     split = codes.load(workdir)["test"]
-    source = load_source(encoder.config.data, "test")
-    image = np.asarray(to_unit(source[np.arange(len(source))]["image"]))
-    return Footage(image, split[np.arange(len(split))])
+    data = encoder.config.data
+    arrays = split[np.arange(len(split))]
+    return Footage(load_source(data, "test"), make_transform(data, "test"), arrays)
 
 
 def continue_codes(
     run: runs.Run,
     past: np.ndarray,
-    action: np.ndarray,
+    action: np.ndarray | None,
     *,
     frames: int,
     temperature: float,
@@ -65,7 +72,7 @@ def continue_codes(
     Args:
       run: of a prior over video.
       past: `[n, p, *grid, codebooks]`.
-      action: `[n, p + frames - 1]`; left alone by a prior without actions.
+      action: `[n, p + frames - 1]`; left alone by a prior without actions, which needs none.
       frames: how many to draw.
       temperature: of each draw.
       seed: of the random numbers; the same for the same place in `past`.

@@ -7,7 +7,7 @@ import numpy as np
 
 from train import latents, runs
 from train.continuation import Footage, continue_codes, decode
-from train.data.games import GAMES
+from train.data.games import FIELD, GAMES
 from train.data.windows import window_starts
 from train.metrics.paddles import paddle_of, paddle_places
 
@@ -49,6 +49,7 @@ def control(
     arrays = footage.arrays
     place = arrays["ram"][:, game.paddle].astype(float)
     decoded = latents.decode(encoder, arrays["code"])
+    true = footage.images(np.arange(len(place)))
     low, high = game.places
     free = (place > low + ROOM) & (place < high - ROOM)
     stood = np.abs(np.diff(place, prepend=place[0])) <= STOOD
@@ -57,7 +58,7 @@ def control(
         "moved": MOVED,
         "chance": 1 / len(ways),
         "ways": [way.name for way in ways],
-        "detector_true": _detector(paddle_places(footage.image, paddle) - place),
+        "detector_true": _detector(paddle_places(true, paddle) - place),
         "detector_decoded": _detector(paddle_places(decoded, paddle) - place),
         "game": _in_the_game(arrays, place, free, stood, ways),
     }
@@ -139,10 +140,15 @@ def _mean(values: np.ndarray) -> float:
 
 
 def table(found: dict[str, Any], names: Sequence[str]) -> str:
-    """The shares of moves as told, in rows."""
+    """The shares of moves as told, in rows, under a line that says how places were read."""
+    off = found["detector_decoded"]["mean_absolute_error"]
     rows = [(name, group) for group in ("standing", "moving") for name in ("game", *names)]
     width = max(len(f"{name}, {group} before") for name, group in rows)
-    lines = [f"{'as told':{width}}" + "".join(f"{way:>8}" for way in (*found["ways"], "mean"))]
+    lines = [
+        f"control: {found['windows']} windows, {HELD} frames; in decoded frames the paddle is "
+        f"found {off:.1f} of {FIELD} pixels off the RAM's place, on average",
+        f"{'as told':{width}}" + "".join(f"{way:>8}" for way in (*found["ways"], "mean")),
+    ]
     for name, group in rows:
         shares = [found[name][way][group]["as_told"] for way in found["ways"]]
         shown = "".join(f"{share:8.3f}" for share in (*shares, float(np.mean(shares))))

@@ -11,11 +11,12 @@ Prints, for frames after the last seen one of held-out episodes, whose actions a
 drawn from the prior and nearly greedily, beside the last seen frame, copied, what the true codes
 decode to, and with `--against` another prior, such as one without actions.
 
-Then control: from the same pasts, with the same random numbers, actions that would move the own
-paddle one way, the other way, or not. Its place is read in the decoded pixels, by a detector that
-is held against the RAM here too; the share of moves that are as told is beside chance, 1/3.
+Then control, of games with a paddle: from the same pasts, with the same random numbers, actions
+that would move the own paddle one way, the other way, or not. Its place is read in the decoded
+pixels, by a detector that is held against the RAM here too; the share of moves that are as told is
+beside chance, 1/3.
 
-Writes `W/video.json`, and pictures: video.png, video.gif and control.png.
+Writes `W/video.json`, and pictures: video.png, video.gif and, of control, control.png.
 """
 
 import json
@@ -27,7 +28,6 @@ from absl import flags
 from train import cli, forecast, parallel, pictures, runs, steering
 from train.continuation import Footage, continue_codes, decode, held_out, load_prior
 from train.data import codes
-from train.data.games import FIELD
 from train.data.windows import window_starts
 from train.errors import UserError
 from train.writers import write_whole
@@ -89,8 +89,9 @@ def continuations(
         raise UserError(f"no held-out episode has {seen + UNSEEN} frames")
     starts = starts[np.linspace(0, len(starts) - 1, min(windows, len(starts))).astype(int)]
     rows = starts[:, None] + np.arange(seen + UNSEEN)
-    code, true = arrays["code"][rows], footage.image[rows]
-    past, action = code[:, :seen], arrays["action"][rows[:, :-1]]
+    code, true = arrays["code"][rows], footage.images(rows)
+    past = code[:, :seen]
+    action = arrays["action"][rows[:, :-1]] if "action" in arrays else None
     images = {"truth": true, "true codes": decode(encoder, code)}
     figures = {}
 
@@ -142,7 +143,9 @@ def main(_: list[str]) -> None:
     footage = held_out(encoder, place)
     options = {"windows": flags.FLAGS.samples, "temperature": flags.FLAGS.temperature}
     found, images = continuations(named, encoder, footage, **options)
-    found["control"], moved = steering.control(named, encoder, footage, **options)
+    source, moved = encoder.config.data.source, {}
+    if source.startswith("game:"):
+        found["control"], moved = steering.control(named, encoder, footage, **options)
     found |= {"step": run.step, "temperature": flags.FLAGS.temperature}
     path = runs.folder(workdir)
     write_whole(path / "video.json", json.dumps(found, indent=2) + "\n")
@@ -152,13 +155,10 @@ def main(_: list[str]) -> None:
         f"{found['seen']} frames seen, temperature {flags.FLAGS.temperature:g}"
     )
     print(table(found["by_horizon"]))
-    tested = found["control"]
-    off = tested["detector_decoded"]["mean_absolute_error"]
-    print(
-        f"\ncontrol: {tested['windows']} windows, {steering.HELD} frames; in decoded frames the "
-        f"paddle is found {off:.1f} of {FIELD} pixels off the RAM's place, on average"
-    )
-    print(steering.table(tested, list(named)))
+    if "control" in found:
+        print("", steering.table(found["control"], list(named)), sep="\n")
+    else:
+        print(f"\ncontrol: not tested; {source} is no game with a paddle to steer")
     print("\npictures:", *map(str, drawn), sep="\n  ")
 
 
@@ -174,7 +174,7 @@ def draw(
 
     Args:
       images: whole windows by name, as `continuations` gives them.
-      moved: likewise, as `control` does.
+      moved: likewise, as `control` does; without any, there is no picture of it.
       folder: for the pictures.
       seen: frames, which have a white border, and drawn ones another.
       title: above the pictures.
@@ -187,10 +187,13 @@ def draw(
         for i, row in enumerate(shown)
         for name in names
     }
-    drawn = [folder / "video.png", folder / "video.gif", folder / "control.png"]
+    drawn = [folder / "video.png", folder / "video.gif"]
     pictures.rows(cells, drawn[0], title=f"{title}; framed: drawn")
     strips = list(cells.values())
     forecast.animate([strips[i :: len(names)] for i in range(len(names))], drawn[1])
+    if not moved:
+        return drawn
+    drawn.append(folder / "control.png")
     middle = len(next(iter(moved.values()))) // 2
     told = {name: forecast.marked(image[middle], seen=seen) for name, image in moved.items()}
     pictures.rows(told, drawn[2], title=f"{title}; framed: drawn, by action")

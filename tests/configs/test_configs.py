@@ -45,6 +45,7 @@ VARIANTS = {
         *("generalization", "rotcolor", "perspective"),
     ),
     "video_breakout": ("actions", "no_actions"),
+    "video_dmlab": ("actions", "no_actions"),
     "video_pong": ("actions", "no_actions"),
     "vqvae_cifar10": ("kmeans", "released"),
 }
@@ -66,9 +67,11 @@ LARGE = (
     "pixelcnn_cifar10_paper",
     "pixelcnn_imagenet128",
     "vae_cifar10",
+    "video_dmlab",
     "vqgan_ffhq256",
     "vqgan_imagenet256",
     "vqvae_cifar10_paper",
+    "vqvae_dmlab",
     "vqvae_imagenet128",
     "vqvae_librispeech",
     "vqvae_vctk",
@@ -129,7 +132,7 @@ def small_batch(config, rows=4):
             for name, x in runs.example_batch(config, rows=rows).items()
         }
         source = InMemory(arrays)
-    elif config.data.source.startswith(("tfds:", "folder:", "game:")):
+    elif config.data.source.startswith(("tfds:", "folder:", "game:", "moving:mnist")):
         shape = (rows, *config.data.image_shape)
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         source = InMemory({"image": noise})
@@ -326,6 +329,7 @@ def test_a_config_takes_a_step(experiment):
     ("experiment", "rows", "code", "bits_per_token"),
     [
         (("vqvae_imagenet128",), 128, (32, 32, 1), 9),
+        (("vqvae_dmlab",), 128, (21, 21, 1), 9),
         (("vqvae_cifar10_paper",), 128, (8, 8, 10), 9),
         (("vae_cifar10",), 128, (8, 8, 16), None),
         (("vqgan_imagenet256",), 12, (16, 16, 1), 10),
@@ -373,14 +377,16 @@ def test_a_large_config_lowers_at_full_size(experiment, rows, code, bits_per_tok
 
 
 @pytest.mark.parametrize(
-    ("name", "encoder"),
+    ("experiment", "encoder"),
     [
-        ("pixelcnn_cifar10_paper", "vqvae_cifar10_paper"),
-        ("pixelcnn_imagenet128", "vqvae_imagenet128"),
+        (("pixelcnn_cifar10_paper",), "vqvae_cifar10_paper"),
+        (("pixelcnn_imagenet128",), "vqvae_imagenet128"),
+        (("video_dmlab",), "vqvae_dmlab"),
+        (("video_dmlab", "no_actions"), "vqvae_dmlab"),
     ],
 )
-def test_a_large_prior_lowers_at_full_size(name, encoder):
-    config, coded = build(name), build(encoder).model.bottleneck
+def test_a_large_prior_lowers_at_full_size(experiment, encoder):
+    config, coded = build(*experiment), build(encoder).model.bottleneck
     assert config.data.source == f"codes:runs/{encoder}"
     assert config.model.prior.codes == coded.codes
     assert config.model.code_shape[-1] == coded.codebooks

@@ -1,6 +1,7 @@
 """Video continued in codes: runs of its prior, figures by horizon, and the paddle's detector."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from configs import base, priors
 from train import loop, report, runs, steering, video
 from train.continuation import Footage, continue_codes, load_prior
+from train.data import InMemory, load_source
 from train.data.codes import newest_checkpoint, write_split
 from train.data.games import GAMES
 from train.encode import write_codes
@@ -149,7 +151,8 @@ def test_continuations_and_control(monkeypatch):
         "episode": np.arange(n) // 12,
         "frame": np.arange(n) % 12,
     }
-    footage = Footage(random.random((n, 40, 40, 1), np.float32), arrays)
+    image = random.integers(256, size=(n, 40, 40, 1), dtype=np.uint8)
+    footage = Footage(InMemory({"image": image}), None, arrays)
     found, images = video.continuations(named, encoder, footage, windows=5, temperature=1.0)
     assert found["windows"] == 5
     assert found["seen"] == 2
@@ -183,6 +186,39 @@ def test_continuations_and_control(monkeypatch):
         if of_group[0]["count"]:
             assert sum(one["as_told"] for one in of_group) <= 1 + 1e-9
     assert "chance" in steering.table(tested, list(named))
+
+
+def test_video_without_actions_is_continued_and_not_steered(monkeypatch, capsys, tmp_path):
+    config = vq_config()
+    config.model.image_shape = (64, 64, 1)
+    config.data.source = "moving:digits/20"
+    config.data.crop = "none"
+    config.data.limit = 0
+    encoder = untrained(config)
+    prior = prior_config("W", actions=0)
+    prior.model.code_shape = (8, 8, 1)
+    source = load_source(config.data, "test")
+    code = np.random.default_rng(0).integers(6, size=(len(source), 8, 8, 1), dtype=np.int32)
+    count = np.arange(len(source))
+    footage = Footage(source, None, {"code": code, "episode": count // 20, "frame": count % 20})
+    given = {"workdir": str(tmp_path), "against": "", "samples": 3, "temperature": 1.0}
+    monkeypatch.setattr(video.flags, "FLAGS", SimpleNamespace(**given))
+    monkeypatch.setattr(video, "UNSEEN", 2)
+    monkeypatch.setattr(video, "load_prior", lambda _: untrained(prior))
+    monkeypatch.setattr(video, "held_out", lambda *_: footage)
+    monkeypatch.setattr(video.runs, "load", lambda _: encoder)
+    video.main([])
+    printed = capsys.readouterr().out
+    assert "control: not tested; moving:digits/20 is no game with a paddle to steer" in printed
+    assert "prior, greedy" in printed
+    found = json.loads((tmp_path / "video.json").read_text())
+    assert "control" not in found
+    assert found["windows"] == 3
+    drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert drawn == ["video.gif", "video.png"]
+    images = footage.images(np.array([[0, 1], [20, 21]]))
+    assert images.shape == (2, 2, 64, 64, 1)
+    np.testing.assert_allclose(images[1, 0], source[20]["image"] / 255, rtol=1e-6)
 
 
 def test_draws_of_windows_do_not_depend_on_how_many_there_are(monkeypatch):

@@ -11,6 +11,7 @@ from train.data import (
     codes,
     files,
     games,
+    moving_digits,
     photos,
     sequences,
     sprites,
@@ -29,10 +30,12 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
     `data.source` is one of
       "digits"       scikit-learn's 1,797 handwritten digits, 8 x 8 x 1, float32 sixteenths;
       "photos"       colour photographs that come with scikit-image and scikit-learn;
-      "tfds:NAME"    a prepared data set of TensorFlow Datasets, read without TensorFlow;
+      "tfds:NAME"    a prepared data set of TensorFlow Datasets, read without TensorFlow: images, or
+                     frames of videos and episodes, in order;
       "folder:PATH"  image files; sub-folders are labels, or "train" and "test" at the top, splits;
       "array:PATH"   images in a .npy or .npz file;
       "game:NAME"    frames of "pong" or "breakout", played by a policy seeded by `data.split_seed`;
+      "moving:mnist", "moving:digits"    frames of two bouncing digits (see `moving_digits`);
       "audio:PATH"   recordings at `data.sample_rate` (see `audio`);
       "codes:W"      the discrete codes of the data of the trained run in W, with its splits; with
                      `data.frames`, windows of as many frames of an episode (see `windows`);
@@ -84,6 +87,10 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
             place, size, seed=data.get("split_seed", 0), data_dir=data.get("data_dir", "")
         )
         source = _cut(parts, expression, data["source"])
+    elif kind == "moving" and place:
+        options = {"seed": data.get("split_seed", 0), "data_dir": data.get("data_dir", "")}
+        parts = moving_digits.load(place, size, expression, **options)
+        source = _cut(parts, expression, data["source"])
     elif kind == "sequences" and place:
         source = _cut(_sequences(place, data, size, split), expression, data["source"])
     elif kind in _SOURCES and bool(place) == (kind in ("folder", "array")):
@@ -94,8 +101,9 @@ def load_source(data: Mapping[str, Any], split: str) -> Source:
     else:
         raise UserError(
             f"data.source is {data['source']!r}; expected 'digits', 'photos', 'synthetic', "
-            "'tfds:NAME', 'folder:PATH', 'array:PATH', 'audio:PATH', 'game:NAME', 'codes:W', "
-            "'sequences:mnist', 'sequences:digits', 'sequences:dsprites' or 'sequences:PATH'"
+            "'tfds:NAME', 'folder:PATH', 'array:PATH', 'audio:PATH', 'game:NAME', 'moving:mnist', "
+            "'moving:digits', 'codes:W', 'sequences:mnist', 'sequences:digits', "
+            "'sequences:dsprites' or 'sequences:PATH'"
         )
     if 0 < limit < len(source):
         source = select(source, np.arange(limit))

@@ -1,18 +1,24 @@
 """Data sets prepared by TensorFlow Datasets as array_record files, read without TensorFlow."""
 
+import functools
 import logging
 import os
+import re
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from train.data import tfds_frames
 from train.data.random_access import Example, ImageSize, InMemory, Source
 from train.errors import UserError
 
 SMALL = 2**30  # bytes; decoded sets up to this size are held in memory
+FRAMES_SIZE = 2**35  # bytes of frames, as they are stored, that are held in memory at most
 _CHUNK = 500  # examples that one thread decodes at a time
+
+log = logging.getLogger("train")
 
 
 def load(name: str, split: str, size: ImageSize, *, data_dir: str = "", limit: int = 0) -> Source:
@@ -23,12 +29,17 @@ def load(name: str, split: str, size: ImageSize, *, data_dir: str = "", limit: i
     TFDS_DATA_DIR, or ~/tensorflow_datasets. Nothing is ever downloaded: preparing a set needs
     TensorFlow, reading it does not.
 
+    Of a set of videos (moving_mnist) or of episodes (rlu_dmlab_*) the examples are all their
+    frames in order, `tfds_frames.Frames`; `split` counts videos or episodes, `limit` frames.
+
     Raises:
         UserError: unknown name or split, a set not prepared or prepared in another format, no
             image in it.
     """
     builder = _prepared(name, data_dir)
     features = builder.info.features
+    if {"image_sequence", "steps"} & set(features):
+        return _frames(builder, name, split, size, data_dir=data_dir, limit=limit)
     if "image" not in features or len(features["image"].shape) != 3:
         raise UserError(f"tfds:{name}: no feature 'image' among {sorted(features)}")
     examples = _examples(builder, name, split, data_dir)
@@ -107,7 +118,8 @@ def _prepared(name: str, data_dir: str) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=_folder(data_dir))
+        known = _moving_mnist() if name == "moving_mnist" else functools.partial(tfds.builder, name)
+        builder = known(data_dir=_folder(data_dir))
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(
             f"tfds:{name}: TFDS knows no data set of this name; "
@@ -123,6 +135,32 @@ def _prepared(name: str, data_dir: str) -> Any:
             f"{_prepare(name, data_dir)}"
         )
     return builder
+
+
+@functools.cache
+def _moving_mnist() -> Any:
+    """A builder that reads what TFDS's own of that name prepared; that one imports TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    class MovingMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "moving_mnist"
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            image = tfds.features.Image(shape=(64, 64, 1))
+            # A video is stored as a sequence of images.
+            features = tfds.features.FeaturesDict(
+                {"image_sequence": tfds.features.Sequence(image, length=20)}
+            )
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, *_: Any) -> Any:
+            raise NotImplementedError
+
+        def _generate_examples(self, *_: Any) -> Any:
+            raise NotImplementedError
+
+    return MovingMnist
 
 
 def _folder(data_dir: str) -> str | None:
@@ -196,6 +234,37 @@ class _OnDisk:
         with ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(decode, range(0, count, _CHUNK)))
         return InMemory(arrays)
+
+
+def _frames(
+    builder: Any, name: str, split: str, size: ImageSize, *, data_dir: str, limit: int
+) -> tfds_frames.Frames:
+    """The frames of videos or episodes."""
+    if size.crop != "none":
+        raise UserError(
+            f"tfds:{name}: data.crop is {size.crop!r}, but frames are scaled whole: set "
+            "data.crop='none'"
+        )
+    image, decoders = tfds_frames.described(builder.info.features, name)
+    size._replace(crop="resize").check(image.shape, f"tfds:{name}")
+    episodes = _examples(builder, name, split, data_dir, decoders=decoders)
+    if not limit:
+        _check_frames_fit(builder, name, split, len(episodes))
+    log.info("reading %d episodes of tfds:%s", len(episodes), name)
+    return tfds_frames.read(episodes, image, size.shape[:2], limit=limit)
+
+
+def _check_frames_fit(builder: Any, name: str, split: str, episodes: int) -> None:
+    """Refuses a split whose episodes are too large to be held in memory."""
+    whole = builder.info.splits[re.match(r"\w+", split)[0]]
+    each = whole.num_bytes / max(whole.num_examples, 1)
+    if each * episodes > FRAMES_SIZE:
+        fit = int(FRAMES_SIZE // each)
+        raise UserError(
+            f"tfds:{name}: {split!r} has {episodes} episodes, {each * episodes / 2**30:.0f} GiB; "
+            f"{FRAMES_SIZE / 2**30:.0f} GiB are held in memory at most: ask for some {fit}, as in "
+            f"'train[:{fit}]'"
+        )
 
 
 def _one_line(error: Exception) -> str:

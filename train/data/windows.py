@@ -50,7 +50,7 @@ def of_frames(source: InMemory, frames: int, name: str) -> Windows:
     if not {"episode", "frame"} <= set(arrays):
         raise UserError(
             f"data.frames is {frames}, but the examples of {name} are {', '.join(sorted(arrays))}, "
-            "with no episode and frame; windows are of a run on the frames of a game"
+            "with no episode and frame; windows are of a run on frames in order, as a game's"
         )
     arrays = {key: arrays[key] for key in ("code", "action", "episode", "frame") if key in arrays}
     starts = window_starts(arrays["episode"], arrays["frame"], frames)
