@@ -147,8 +147,8 @@ def load(place: str, size: ImageSize, *, seed: int, data_dir: str = "") -> dict[
     $XDG_CACHE_HOME/bottlenecks/games or ~/.cache/bottlenecks/games.
 
     Raises:
-      UserError: no such game, an image shape larger than the field, a crop, ale-py is not installed,
-        or the folder cannot be written.
+      UserError: no such game, an image shape larger than the field, a crop, ale-py is not
+        installed, or the folder cannot be written.
     """
     name, frames = _parsed(place)
     _check_size(size, place)
