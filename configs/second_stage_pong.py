@@ -23,18 +23,19 @@ def get_config() -> ConfigDict:
         codes=512,
         widths=(64, 128),
         embedding=16,
-        layers=3,
+        layers=2,
         features=32,
         kernel=3,
-        output_features=64,
+        output_features=48,
         map_features=32,
     )
+    # No more codes start alive, or are revived at once, than a batch has frames.
+    config.model.bottleneck.decay = 0.9
     config.data.source = "codes:runs/vqvae_pong84"
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
-    config.train.steps = 1000
+    config.train.steps = 300
     config.train.batch_size = 32
-    config.evaluation.every = 500
-    config.log_every = 50
-    config.checkpoint_every = 250
+    config.log_every = 25
+    config.checkpoint_every = 100
     return config

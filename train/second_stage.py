@@ -4,13 +4,14 @@ W is the run of a second stage, such as second_stage_pong: frames become codes b
 trained on, these codes become W's few latents (of van den Oord et al. 2017, section 4.2: three of
 K=512, 27 bits), and from these alone codes are drawn again, and decoded by the first run.
 
-Prints, for held-out frames,
-- bits of a frame: nominal, and the entropy of what is used of each codebook;
+Prints
+- bits of a frame: nominal, and the entropy of what all held-out frames use of each codebook;
+and of some of these frames, evenly spaced,
 - nats per code, -log p(codes | latents) over the number of codes, given the frame's own latents,
   beside those of another frame, and beside no latents at all: each position's codes by themselves,
   with their frequencies in training (unigram; each count raised by 1/2);
-- PSNR, of the mean squared error over all drawn frames, beside what the first run makes of the
-  true codes, the mean training frame, and another frame.
+- PSNR, of the mean squared error over all of them, of what is drawn from their latents, beside
+  what the first run makes of their true codes, another frame, and the mean training frame.
 
 Writes `W/second_stage.json` and pictures/second_stage.png.
 """
@@ -37,7 +38,7 @@ from train.errors import UserError
 from train.metrics.codes import entropy_bits
 from train.writers import write_whole
 
-FRAMES = 200  # drawn
+FRAMES = 200  # of which codes are measured and drawn
 GREEDY = 0.01  # temperature at which the likeliest code is all but certain
 BATCH = 64
 SHOWN = 8
@@ -162,7 +163,7 @@ def measure(
       frames: held-out.
       train_code: codes of the training frames, `[m, *grid, codebooks]`.
       mean_image: of the training frames, in [0, 1].
-      samples: frames to draw, evenly spaced.
+      samples: frames to measure and draw, evenly spaced.
       temperature: of the draws that are not greedy.
     """
     # Half of all frames away: in another episode, as a rule.
@@ -176,28 +177,28 @@ def measure(
         "entropy": float(entropy.sum()),
         "codes_in_use": (uses > 0).sum(axis=1).tolist(),
     }
-    table = unigram_nats_per_code(train_code, frames.code, codes=second.model.pixelcnn.codes)
-    nats = {
-        "own_latents": nats_per_code(second, frames.code, frames.latent_code),
-        "latents_of_another_frame": nats_per_code(second, frames.code, frames.latent_code[other]),
-        "unigram_of_each_position": table,
-    }
     chosen = np.linspace(0, len(frames.code) - 1, min(samples, len(frames.code))).astype(int)
     image = np.asarray(to_unit(frames.image[chosen]))
-    latent_code = frames.latent_code[chosen]
+    code, latent_code = frames.code[chosen], frames.latent_code[chosen]
+    first_codes = second.model.pixelcnn.codes
+    nats = {
+        "own_latents": nats_per_code(second, code, latent_code),
+        "latents_of_another_frame": nats_per_code(second, code, frames.latent_code[other[chosen]]),
+        "unigram_of_each_position": unigram_nats_per_code(train_code, code, codes=first_codes),
+    }
     rows = {
         "original": image,
-        "first stage": latents.decode(first, frames.code[chosen]),
+        "first stage": latents.decode(first, code),
         "drawn": latents.decode(first, drawn(second, latent_code, temperature=temperature)),
         "greedy": latents.decode(first, drawn(second, latent_code, temperature=GREEDY)),
         "another frame": np.asarray(to_unit(frames.image[other[chosen]])),
         "mean frame": np.broadcast_to(mean_image, image.shape),
     }
     found = {
-        "frames": len(frames.code),
+        "held_out": len(frames.code),
         "bits_per_frame": bits,
+        "frames": len(chosen),
         "nats_per_code": {name: float(np.mean(each)) for name, each in nats.items()},
-        "drawn_frames": len(chosen),
         "psnr": {name: psnr(row, image) for name, row in rows.items() if name != "original"},
     }
     return found, rows
@@ -250,7 +251,7 @@ def main(_: list[str]) -> None:
     found |= {"step": second.step, "temperature": temperature}
     path = runs.folder(workdir)
     write_whole(path / "second_stage.json", json.dumps(found, indent=2) + "\n")
-    count = found["drawn_frames"]
+    count = found["frames"]
     places = np.linspace(0, count - 1, min(SHOWN, count)).astype(int)
     nominal = f"{found['bits_per_frame']['nominal']:g} bits"
     shown = {
@@ -266,13 +267,13 @@ def main(_: list[str]) -> None:
         pictures.rows({name: row[places] for name, row in shown.items()}, file, title=title)
         (path / "pictures" / file.name).write_bytes(file.read_bytes())
     name = second.config.name
-    print(f"{name}, step {second.step}: {found['frames']} held-out frames, {count} drawn")
+    print(f"{name}, step {second.step}: {found['held_out']} held-out frames, {count} drawn")
     print(table(found))
     print("\npictures:", path / "pictures" / "second_stage.png", sep="\n  ")
 
 
 if __name__ == "__main__":
     cli.define_workdir("folder of a trained second stage")
-    flags.DEFINE_integer("samples", FRAMES, "frames to draw", lower_bound=1)
+    flags.DEFINE_integer("samples", FRAMES, "frames to measure and draw", lower_bound=1)
     flags.DEFINE_float("temperature", 1.0, "of the draws", lower_bound=1e-6)
     cli.run(main)

@@ -120,12 +120,12 @@ def test_four_devices_train_as_one(vq_run):
 
 
 def test_what_the_command_measures_and_draws(second_run, monkeypatch, capsys):
-    monkeypatch.setattr(second_stage, "BATCH", 4)
-    values = {"workdir": str(second_run), "samples": 6, "temperature": 0.7}
+    values = {"workdir": str(second_run), "samples": 1000, "temperature": 0.7}
     monkeypatch.setattr(flags, "FLAGS", type("Flags", (), values)())
     second_stage.main([])
     found = json.loads((second_run / "second_stage.json").read_text())
-    assert (found["step"], found["temperature"], found["drawn_frames"]) == (8, 0.7, 6)
+    assert (found["step"], found["temperature"], found["frames"]) == (8, 0.7, 359)
+    assert found["held_out"] == 359
     bits = found["bits_per_frame"]
     assert bits["nominal"] == 9
     assert bits["entropy"] == pytest.approx(sum(bits["entropy_of_codebooks"]))
@@ -144,6 +144,7 @@ def test_what_the_command_measures_and_draws(second_run, monkeypatch, capsys):
     drawn = report.draw(second_run, run.config, run.variables, run.evaluation | {"step": 8})
     assert [path.name for path in drawn] == ["curves.png"]
     code = np.array([[0, 1, 2], [3, 4, 5], [3, 4, 5], [6, 7, 0], [1, 1, 1]])
+    monkeypatch.setattr(second_stage, "BATCH", 4)
     whole = second_stage.drawn(run, code, temperature=1.0)
     assert whole.shape == (5, 4, 4, 2)
     # The same for the same place, however many there are.
