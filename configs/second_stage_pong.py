@@ -32,9 +32,9 @@ def get_config() -> ConfigDict:
     # No more codes start alive, or are revived at once, than a batch has frames.
     config.model.bottleneck.decay = 0.9
     config.data.source = "codes:runs/vqvae_pong84"
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.train.steps = 300
+    config.train.steps = 600
     config.train.batch_size = 32
     config.log_every = 25
     config.checkpoint_every = 100

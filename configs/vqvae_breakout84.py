@@ -13,6 +13,5 @@ from configs import vqvae_pong84
 def get_config() -> ConfigDict:
     config = vqvae_pong84.get_config()
     config.name = "vqvae_breakout84"
-    config.model.data_variance = 1.5e-3
     config.data.source = "game:breakout"
     return config

@@ -95,14 +95,13 @@ def latents_of(second: runs.Run, code: np.ndarray) -> np.ndarray:
 
 def nats_per_code(second: runs.Run, code: np.ndarray, latent_code: np.ndarray) -> np.ndarray:
     """-log p(codes | latents) over the number of codes, `[n]`."""
-    number = math.prod(code.shape[1:])
+    shape, number = code.shape[1:], math.prod(code.shape[1:])
 
     def mean(variables: Any, both: jax.Array) -> jax.Array:
         code, latent = both[:, :number], both[:, number:]
         grids = code.reshape(-1, *shape)
         return -second.model.apply(variables, grids, latent, method="log_prob") / number
 
-    shape = code.shape[1:]
     both = np.concatenate([code.reshape(len(code), -1), latent_code], axis=1)
     return latents.in_batches(jax.jit(mean), second.variables, both)
 

@@ -1,11 +1,11 @@
 """Runs of a second stage: their checks and promises, and what the command measures of one."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 
 from configs import base, priors
@@ -121,7 +121,8 @@ def test_four_devices_train_as_one(vq_run):
 
 def test_what_the_command_measures_and_draws(second_run, monkeypatch, capsys):
     values = {"workdir": str(second_run), "samples": 1000, "temperature": 0.7}
-    monkeypatch.setattr(flags, "FLAGS", type("Flags", (), values)())
+    given = SimpleNamespace(FLAGS=SimpleNamespace(**values))
+    monkeypatch.setattr(second_stage, "flags", given)
     second_stage.main([])
     found = json.loads((second_run / "second_stage.json").read_text())
     assert (found["step"], found["temperature"], found["frames"]) == (8, 0.7, 359)
