@@ -37,6 +37,10 @@ def get_config() -> ConfigDict:
     # Of a run that models speech, whose backbone is "waveform": the options of its WaveNet (classes
     # are the speakers), and the jitter of its latents.
     config.model.speech = ConfigDict()
+    # Of a run that squeezes the codes of another a second time, whose backbone is "convnet" (its
+    # encoder reads embedded codes of `code_shape`): the options of its PixelCNN, the embedding's
+    # features, and those of the map that it draws of the latents (0: it is given the latents).
+    config.model.second_stage = ConfigDict()
     # A loss term of how images look: "vgg16", "alexnet", or "" for none. It is LPIPS, lpips_vgg16
     # say, with a file of its weights (train/weights.py tells how to make one), and without one a
     # random_features_distance.

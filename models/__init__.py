@@ -18,8 +18,9 @@ from models.gaussian_vae import GaussianBottleneck
 from models.likelihoods import LIKELIHOODS, build_likelihood
 from models.partition_vae import PartitionedGaussian
 from models.perceptual import PerceptualTerm
-from models.priors import PRIORS, Prior, WaveNet
+from models.priors import PRIORS, GatedPixelCNN, Prior, WaveNet
 from models.scvae import SparseCoder
+from models.second_stage import SecondStage
 from models.speech import Speech
 from models.topographic_vae import TopographicCapsules
 from models.vqvae import VectorQuantizer
@@ -34,6 +35,7 @@ __all__ = [
     "GaussianBottleneck",
     "PartitionedGaussian",
     "Prior",
+    "SecondStage",
     "SparseCoder",
     "Speech",
     "TopographicCapsules",
@@ -56,6 +58,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _OURS = ("parent", "name", "axis_name", "dtype")
 _PRIORS_OURS = (*_OURS, "codebooks", "located")
 _DECODERS_OURS = (*_OURS, "codebooks", "codes", "ordered")
+_SECOND_OURS = (*_PRIORS_OURS, "classes")
 
 
 def build(
@@ -70,7 +73,8 @@ def build(
       settings: `image_shape`, `backbone`, `bottleneck`, `likelihood` (each with a `name` and the
         options of the thing named), `data_variance`, `dtype` and `remat`; or `prior` alike, with
         `code_shape` and `dtype`: then the model is a `Prior`; or `speech`, with `backbone`,
-        `bottleneck` and `dtype`: then it is `Speech`; else an `Autoencoder`.
+        `bottleneck` and `dtype`: then it is `Speech`; or `second_stage`, with `code_shape`,
+        `backbone`, `bottleneck` and `dtype`: then it is a `SecondStage`; else an `Autoencoder`.
       axis_name: mapped axis of the training step, for statistics over all devices; None outside.
       perceptual: a loss term of the images' looks, whose weights are read elsewhere.
 
@@ -84,6 +88,8 @@ def build(
         return _build_prior(settings, dtype)
     if settings.get("speech"):
         return _build_speech(settings, dtype, axis_name)
+    if settings.get("second_stage"):
+        return _build_second_stage(settings, dtype, axis_name)
     shape = tuple(settings["image_shape"])
     if len(shape) != 3 or any(_unfit(size, int) for size in shape) or min(shape) < 1:
         raise ValueError(f"model.image_shape is {shape}; it must be (height, width, channels)")
@@ -159,14 +165,53 @@ def _build_speech(settings: Mapping[str, Any], dtype: jnp.dtype, axis_name: str 
     return Speech(encoder, bottleneck, wavenet, jitter=jitter, axis_name=axis_name)
 
 
+def _build_second_stage(
+    settings: Mapping[str, Any], dtype: jnp.dtype, axis_name: str | None
+) -> SecondStage:
+    """The VQ-VAE of codes of `code_shape`: a convolutional encoder, codes, and a PixelCNN."""
+    shape = _code_shape(settings)
+    if len(shape) != 3:
+        raise ValueError(
+            f"model.code_shape is {shape}; a second stage has (height, width, codebooks)"
+        )
+    if settings["remat"]:
+        raise ValueError(
+            "model.remat is True, but a PixelCNN keeps its activations; set it to False"
+        )
+    for section, wanted in (
+        ("backbone", "convnet"),
+        ("bottleneck", "vq"),
+        ("second_stage", "pixelcnn"),
+    ):
+        if settings[section].get("name") != wanted:
+            raise ValueError(
+                f"model.{section}.name is {settings[section].get('name')!r}; a second stage has "
+                f"{wanted!r}"
+            )
+    _, options = _named(settings["backbone"], "model.backbone")
+    _check_types("model.backbone", options, BACKBONES["convnet"].__annotations__)
+    # Of the two, the encoder alone: it takes embeddings, and the PixelCNN is the decoder.
+    encoder, _ = build_backbone("convnet", output_shape=shape, dtype=dtype, **options)
+    bottleneck = _build_bottleneck(settings, dtype, axis_name)
+    name, options = _named(settings["second_stage"], "model.second_stage")
+    ours = {
+        option: options.pop(option, getattr(SecondStage, option))
+        for option in ("embedding", "map_features")
+    }
+    for option, least in (("embedding", 1), ("map_features", 0)):
+        if _unfit(ours[option], int) or ours[option] < least:
+            raise ValueError(
+                f"model.second_stage.{option} is {ours[option]!r}; it must be a whole number, at "
+                f"least {least}"
+            )
+    _check_options("model.second_stage", name, options, GatedPixelCNN, ours=_SECOND_OURS)
+    pixelcnn = GatedPixelCNN(codebooks=shape[-1], located=True, dtype=dtype, **options)
+    return SecondStage(encoder, bottleneck, pixelcnn, shape[:2], axis_name=axis_name, **ours)
+
+
 def _build_prior(settings: Mapping[str, Any], dtype: jnp.dtype) -> Prior:
     """The prior over codes of `code_shape`, (*grid, codebooks)."""
-    shape = tuple(settings["code_shape"])
-    if len(shape) < 2 or any(_unfit(size, int) for size in shape) or min(shape) < 1:
-        raise ValueError(
-            f"model.code_shape is {shape}; it must be the codes' grid and their codebooks, such as "
-            "(8, 8, 1)"
-        )
+    shape = _code_shape(settings)
     if settings["remat"]:
         raise ValueError("model.remat is True, but a prior keeps its activations; set it to False")
     name, options = _named(settings["prior"], "model.prior")
@@ -174,6 +219,16 @@ def _build_prior(settings: Mapping[str, Any], dtype: jnp.dtype) -> Prior:
         raise ValueError(f"model.prior.name is {name!r}; known: {', '.join(sorted(PRIORS))}")
     _check_options("model.prior", name, options, PRIORS[name], ours=_PRIORS_OURS)
     return Prior(PRIORS[name](codebooks=shape[-1], dtype=dtype, **options))
+
+
+def _code_shape(settings: Mapping[str, Any]) -> tuple[int, ...]:
+    shape = tuple(settings["code_shape"])
+    if len(shape) < 2 or any(_unfit(size, int) for size in shape) or min(shape) < 1:
+        raise ValueError(
+            f"model.code_shape is {shape}; it must be the codes' grid and their codebooks, such as "
+            "(8, 8, 1)"
+        )
+    return shape
 
 
 def _named(section: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:

@@ -96,6 +96,7 @@ FIELDS: dict[str, Rule] = {
     "model.code_shape": _codes,
     "model.prior": _nothing_or_named,
     "model.speech": _nothing_or_named,
+    "model.second_stage": _nothing_or_named,
     "model.perceptual.net": _text,
     "model.perceptual.file": _text,
     "model.perceptual.weight": _number(0),
@@ -175,8 +176,11 @@ def check_fields(config: ConfigDict) -> None:
 
 
 def _check_kind(config: ConfigDict) -> None:
-    """A model is an autoencoder of images or a prior over codes, and its data are the like."""
+    """A model is of images, speech or codes, and its data are the like."""
     model, data = config.model, config.data
+    kinds = [kind for kind in ("prior", "speech", "second_stage") if model[kind]]
+    if len(kinds) > 1:
+        raise UserError(f"model.{' and model.'.join(kinds)} are set; a model is one of these")
     if not model.prior:
         for name in ("backbone", "bottleneck"):
             if wanted := _named(model[name].to_dict()):
@@ -196,13 +200,18 @@ def _check_kind(config: ConfigDict) -> None:
         )
     if data.levels == 1:
         raise UserError("data.levels is 1; a pixel has 2 values or more, or 0 for no codes of it")
+    if model.second_stage and (data.frames or model.perceptual.net or config.adversary.loss):
+        raise UserError(
+            "model.second_stage has no data.frames, perceptual term or adversary beside it; leave "
+            "them empty"
+        )
     codes = data.levels > 0 or data.source.startswith("codes:")
-    if codes != bool(model.prior):
+    if codes != bool(model.prior or model.second_stage):
         raise UserError(
             f"data.source is {data.source!r} with data.levels={data.levels}, which gives "
             f"{'codes' if codes else 'images'}, and model.prior is "
-            f"{model.prior.get('name', '')!r}; a prior is trained on codes, any other model on "
-            "images"
+            f"{model.prior.get('name', '')!r}; a prior or a second stage is trained on codes, any "
+            "other model on images"
         )
     sound = data.source.startswith("audio:")
     if sound != bool(model.speech) or sound != (data.samples > 0 and data.sample_rate > 0):
@@ -211,9 +220,9 @@ def _check_kind(config: ConfigDict) -> None:
             f"{data.sample_rate} and model.speech {model.speech.get('name', '')!r}; recordings "
             "need all four, other data none of the last three"
         )
-    if sound and (model.prior or model.perceptual.net or config.adversary.loss):
+    if sound and (model.perceptual.net or config.adversary.loss):
         raise UserError(
-            "model.speech has no prior, perceptual term or adversary beside it; leave them empty"
+            "model.speech has no perceptual term or adversary beside it; leave them empty"
         )
 
 

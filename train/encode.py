@@ -47,10 +47,10 @@ def write_codes(workdir: str) -> dict[str, dict[str, np.ndarray]]:
     Raises:
       UserError: as `encode_split`; or there is no run, or its folder cannot be written.
     """
-    if runs.read_config(workdir).model.prior:
-        raise UserError(
-            f"{workdir} holds a prior, which encodes nothing; name the run of its codes"
-        )
+    config = runs.read_config(workdir)
+    if config.model.prior or config.model.second_stage:
+        what = "a prior" if config.model.prior else "a second stage"
+        raise UserError(f"{workdir} holds {what}, which encodes no data; name the run of its codes")
     run = runs.load(workdir)
     checkpoint = newest_checkpoint(workdir)
     splits = {split: encode_split(run, split) for split in SPLITS}

@@ -21,7 +21,15 @@ from train.data.sources import Source, load_source
 from train.data.statistics import code_statistics, data_statistics
 from train.data.transforms import Transform, make_transform
 from train.errors import UserError
-from train.metrics import OF_PRIORS, OF_SPEECH, Evaluator, build_evaluators, codes, likelihood
+from train.metrics import (
+    OF_PRIORS,
+    OF_SECOND_STAGES,
+    OF_SPEECH,
+    Evaluator,
+    build_evaluators,
+    codes,
+    likelihood,
+)
 from train.metrics.codes import independent_codes
 from train.metrics.image import mean_image_baseline
 from train.progress import watched
@@ -61,17 +69,18 @@ def check_evaluators(config: ConfigDict, state: TrainState) -> None:
     )
     batch = runs.example_batch(config, rows=2)
     batch["mask"] = jax.ShapeDtypeStruct((2,), np.float32)
+    kinds = {
+        "a prior": (config.model.prior, OF_PRIORS),
+        "speech": (config.model.speech, OF_SPEECH),
+        "a second stage": (config.model.second_stage, OF_SECOND_STAGES),
+    }
     for name, evaluator in evaluators.items():
-        if config.model.prior and name not in OF_PRIORS:
-            raise UserError(
-                f"the evaluator {name!r} measures images, and a prior has none; it has "
-                f"{', '.join(OF_PRIORS)}"
-            )
-        if config.model.speech and name not in OF_SPEECH:
-            raise UserError(
-                f"the evaluator {name!r} measures images, and speech has none; it has "
-                f"{', '.join(OF_SPEECH)}"
-            )
+        for what, (section, known) in kinds.items():
+            if section and name not in known:
+                raise UserError(
+                    f"the evaluator {name!r} measures images, and {what} has none; it has "
+                    f"{', '.join(known)}"
+                )
         sums = functools.partial(evaluator.sums, model)
         jax.eval_shape(sums, evaluation_variables(state), batch, jax.random.key(0))
 
@@ -85,18 +94,18 @@ def measure_baselines(
     independent ones: "uniform", and "unigram" with their frequencies.
 
     Raises:
-      UserError: the prior does not fit the codes, or the speech the speakers.
+      UserError: the prior or second stage does not fit the codes, or the speech the speakers.
     """
     if config.model.speech:
         check_speakers(source, config.model.speech.classes)
         return {}
-    if config.model.prior:
-        net = runs.build_model(config).net
+    if config.model.prior or config.model.second_stage:
         counts = code_statistics(
             source,
             transform,
             shape=tuple(config.model.code_shape),
-            codes=net.codes,
+            codes=(config.model.prior or config.model.second_stage).codes,
+            section="model.prior" if config.model.prior else "model.second_stage",
             classes=config.model.prior.get("classes", 0),
             actions=config.model.prior.get("actions", 0),
         )

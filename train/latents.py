@@ -91,11 +91,12 @@ def images(run: Run, *, split: str = "test", limit: int = 0) -> np.ndarray:
       limit: how many, the first; 0: all.
 
     Raises:
-      UserError: the data are not there, or the run is a prior's.
+      UserError: the data are not there, or the run is of codes.
     """
-    if run.config.model.prior:
+    if run.config.model.prior or run.config.model.second_stage:
+        what = "a prior over" if run.config.model.prior else "a second stage of"
         raise UserError(
-            f"{run.config.name} is a prior over codes and has no images; name the run that encodes"
+            f"{run.config.name} is {what} codes and has no images; name the run that encodes"
         )
     return examples(run, split=split, limit=limit)["image"]
 

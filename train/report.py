@@ -112,11 +112,12 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     # Drawn beside, then copied: a workdir in a bucket has no file names that matplotlib knows.
     with tempfile.TemporaryDirectory() as local:
-        names = []  # of speech, and of the next frame, draws are made by commands of their own
+        # Of speech, of the next frame and of two stages, commands of their own make draws.
+        names = []
         prior = config.model.prior
         if prior and prior.name != "video" and not sample.of_speech(config):
             names = _draw_samples(Path(local), config, variables, evaluation["step"])
-        elif not prior and not config.model.speech:
+        elif not prior and not config.model.speech and not config.model.second_stage:
             names = _draw_images(Path(local), config, variables, evaluation)
         lines = Path(local) / "metrics.jsonl"
         lines.write_text((path / "metrics.jsonl").read_text())

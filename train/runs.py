@@ -30,6 +30,7 @@ LATER: dict[str, Any] = {
         "code_shape": (),
         "prior": {},
         "speech": {},
+        "second_stage": {},
     },
     "data": {
         "noise": 0.0,
@@ -96,7 +97,7 @@ def example_batch(config: ConfigDict, *, rows: int = 2) -> dict[str, jax.ShapeDt
             "speaker": jax.ShapeDtypeStruct((rows,), jnp.int32),
         }
     frames = config.data.frames
-    if config.model.prior:
+    if config.model.prior or config.model.second_stage:
         shapes = {"code": (rows, *config.model.code_shape), "label": (rows,)}
         if frames:
             past = (rows, frames - 1)

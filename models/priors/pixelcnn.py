@@ -25,7 +25,7 @@ class GatedLayer(nn.Module):
       features: p, the feature maps of either stack.
       kernel: n, odd; the vertical stack sees ceil(n/2) rows of n, the horizontal ceil(n/2) columns.
       classes: of labels; 0 for none.
-      located: whether a map of features goes in too.
+      located: whether a map of features, or a vector for all positions, goes in too.
       dtype: of the arithmetic.
     """
 
@@ -52,7 +52,7 @@ class GatedLayer(nn.Module):
             self.vertical_class = self.param("vertical_class", start, shape)
             self.horizontal_class = self.param("horizontal_class", start, shape)
         if self.located:
-            # V * s, "an unmasked 1x1 convolution" (section 2.3).
+            # V * s, "an unmasked 1x1 convolution" (section 2.3); of a vector, V^T h of Eq. 4.
             self.vertical_map = nn.Dense(2 * p, use_bias=False, dtype=self.dtype)
             self.horizontal_map = nn.Dense(2 * p, use_bias=False, dtype=self.dtype)
 
@@ -84,7 +84,8 @@ class GatedLayer(nn.Module):
         Args:
           v: `[batch, floor(n/2) + rows, width, p]`: the rows, and those above them that they see.
           label: int `[batch]`, or None without classes.
-          features: s, `[batch, rows, width, any]`, or None if it is not `located`.
+          features: s, `[batch, rows, width, any]`, or h, `[batch, 1, 1, any]`; None if it is not
+            `located`.
 
         Returns:
           `[batch, rows, width, p]` and `[batch, rows, width, 2p]`, the latter with the class and
@@ -136,7 +137,8 @@ class GatedPixelCNN(nn.Module):
       kernel: n, odd, 3 or more.
       output_features: of the ReLU layer before the softmax.
       classes: of labels; 0 for an unconditional prior.
-      located: whether a map of features of the positions, s of section 2.3, is given too.
+      located: whether a map of features of the positions, s of section 2.3, is given too; or a
+        vector for all of them, the h of Eq. 4, which is a map of one position.
       dtype: of the convolutions; logits and probabilities are float32.
 
     Raises:
@@ -202,7 +204,8 @@ class GatedPixelCNN(nn.Module):
         Args:
           code: int `[batch, height, width]` (one codebook) or `[batch, height, width, codebooks]`.
           label: int `[batch]`, the class of each grid; None for an unconditional prior.
-          features: `[batch, height, width, any]` of the positions; None if it is not `located`.
+          features: `[batch, height, width, any]` of the positions, or `[batch, 1, 1, any]` of all
+            of them; None if it is not `located`.
 
         Raises:
           ValueError: shape or type of the codes, labels or features does not fit; labels without
@@ -265,8 +268,10 @@ class GatedPixelCNN(nn.Module):
                     "one for each grid of codes"
                 )
         found = None if features is None else jnp.shape(features)
-        if (found is not None) != self.located or (found and found[:-1] != tuple(shape[:3])):
-            wanted = f"{(*shape[:3], 'any')} expected" if self.located else "it takes none"
+        fitting = ((*shape[:3],), (shape[0], 1, 1))
+        if (found is not None) != self.located or (found and found[:-1] not in fitting):
+            whole, one = ((*fit, "any") for fit in fitting)
+            wanted = f"{whole} or {one} expected" if self.located else "it takes none"
             raise ValueError(f"the features of positions are {found}; {wanted}")
 
     def embed(self, code: jax.Array) -> jax.Array:
@@ -315,7 +320,7 @@ class GatedPixelCNN(nn.Module):
             `[batch, floor(n/2), width, p]`.
           v: embeddings of the row above, `[batch, 1, width, p]`.
           label: as of `__call__`.
-          features: of the row, `[batch, 1, width, any]`, or None.
+          features: of the row, `[batch, 1, width, any]`, or of all, `[batch, 1, 1, any]`; or None.
 
         Returns:
           `above` for the row after, and what the horizontal stack takes, for each layer

@@ -42,7 +42,8 @@ def sample(
       key: a key of `jax.random`.
       shape: of the codes: (batch, height, width), or (batch, height, width, codebooks).
       label: int `[batch]`, the class of each grid; None for an unconditional prior.
-      features: `[batch, height, width, any]`, for a prior that is `located`; else None.
+      features: `[batch, height, width, any]`, or `[batch, 1, 1, any]` for all positions alike, for
+        a prior that is `located`; else None.
       temperature: the logits are divided by it; above 0. 1 draws from the prior itself.
 
     Raises:
@@ -123,8 +124,9 @@ def sample_unchecked(
         code = jnp.moveaxis(code, 0, 1)
         return (above, apply(code, method="embed")[:, None]), code
 
-    # [height, batch, 1, width, any], for the scan over rows.
+    # [height, batch, 1, width or 1, any], for the scan over rows.
     if features is not None:
+        features = jnp.broadcast_to(features, (batch, height, *features.shape[2:]))
         features = jnp.moveaxis(features, 1, 0)[:, :, None]
     inputs = jnp.arange(height), features
     _, code = jax.lax.scan(next_row, ((rows,) * model.layers, v), inputs)

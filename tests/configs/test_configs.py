@@ -15,7 +15,7 @@ import pytest
 from bottlenecks import gaussian
 from configs import base
 from models.likelihoods import Gaussian
-from train import parallel, runs, steps
+from train import latents, parallel, runs, steps
 from train.checks import check
 from train.data import Batches, load_source, make_transform
 from train.data.sources import InMemory
@@ -66,6 +66,7 @@ LARGE = (
     "partition_vae_sports10",
     "pixelcnn_cifar10_paper",
     "pixelcnn_imagenet128",
+    "second_stage_dmlab",
     "vae_cifar10",
     "video_dmlab",
     "vqgan_ffhq256",
@@ -125,7 +126,7 @@ def small_batch(config, rows=4):
             "speaker": np.arange(rows, dtype=np.int32),
         }
     if config.data.source.startswith("codes:"):
-        random, prior = np.random.default_rng(0), config.model.prior
+        random, prior = np.random.default_rng(0), config.model.prior or config.model.second_stage
         below = {"label": rows, "action": prior.get("actions") or 1}
         arrays = {
             name: random.integers(0, below.get(name, prior.codes), x.shape, np.int32)
@@ -279,7 +280,8 @@ def test_a_config_takes_a_step(experiment):
     config = build(*experiment)
     config.optimizer.warmup_steps = 0  # of which the first step would move nothing
     batch = small_batch(config)
-    kind = "code" if config.model.prior else "audio" if config.model.speech else "image"
+    coded = config.model.prior or config.model.second_stage
+    kind = "code" if coded else "audio" if config.model.speech else "image"
     assert batch[kind].shape == runs.example_batch(config, rows=4)[kind].shape
     config.model.data_variance = config.model.data_variance or 0.1
     optimizer = steps.make_optimizer(config.optimizer, config.train.steps)
@@ -301,7 +303,7 @@ def test_a_config_takes_a_step(experiment):
     if config.model.prior:
         assert seen["loss"] == seen["nats"]
         return
-    if config.model.speech:
+    if config.model.speech or config.model.second_stage:
         return
     if config.model.bottleneck.name == "vq":
         # As in the authors' notebook: error over variance, and a quarter of the mean over depth.
@@ -390,14 +392,45 @@ def test_a_large_prior_lowers_at_full_size(experiment, encoder):
     assert config.data.source == f"codes:runs/{encoder}"
     assert config.model.prior.codes == coded.codes
     assert config.model.code_shape[-1] == coded.codebooks
-    state, rows = abstract(name), config.train.batch_size
+    assert_logits_lower(config, config.model.prior.codes)
+
+
+def assert_logits_lower(config, codes):
+    state, rows = runs.abstract_state(config), config.train.batch_size
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype),
         runs.example_batch(config, rows=rows),
     )
     text = training_step(config).lower(state, batch).as_text()
-    shape = (rows, *config.model.code_shape, config.model.prior.codes)
-    assert f"tensor<{'x'.join(map(str, shape))}xf32>" in text  # logits
+    shape = (rows, *config.model.code_shape, codes)
+    assert f"tensor<{'x'.join(map(str, shape))}xf32>" in text
+
+
+def test_a_large_second_stage_lowers_at_full_size():
+    # Section 4.2: 21x21x1 codes of K=512, and three latents of K=512, each with its own codebook.
+    config = build("second_stage_dmlab")
+    assert config.data.source == "codes:runs/vqvae_dmlab"
+    bottleneck = config.model.bottleneck
+    assert bottleneck.codebooks * math.log2(bottleneck.codes) == 27
+    assert config.model.code_shape == (21, 21, 1)
+    assert config.model.second_stage.map_features == 0
+    # Every position sees all of the past, and so where it is.
+    assert config.model.second_stage.layers * (config.model.second_stage.kernel // 2) >= 20
+    assert_logits_lower(config, codes=512)
+
+
+@pytest.mark.parametrize("game", ["pong", "breakout"])
+def test_a_second_stage_is_of_codes_of_its_games_frames(game):
+    config, coded = build(f"second_stage_{game}"), build(f"vqvae_{game}84")
+    assert config.data.source == f"codes:runs/{coded.name}"
+    assert coded.data.source == f"game:{game}"
+    assert config.model.image_shape == coded.model.image_shape == (84, 84, 3)
+    assert config.model.second_stage.codes == coded.model.bottleneck.codes == 512
+    image = jax.ShapeDtypeStruct((1, 84, 84, 3), jnp.uint8)
+    state = runs.abstract_state(coded)
+    variables = {"params": state.params, **state.collections}
+    code = jax.eval_shape(latents.encoder(runs.build_model(coded)), variables, image)
+    assert code.shape[1:] == config.model.code_shape
 
 
 @pytest.mark.parametrize(("name", "codes"), [("vqvae_vctk", 120), ("vqvae_librispeech", 320)])

@@ -222,13 +222,29 @@ def test_sizes_that_cannot_be(options, message):
         ({"classes": 4}, jnp.zeros((2, 3, 3), int), None, r"classes=4 and labels were not given"),
         ({"classes": 4}, jnp.zeros((2, 3, 3), int), jnp.zeros(3, int), r"int32 \(3,\); expected"),
         ({"classes": 4}, jnp.zeros((2, 3, 3), int), jnp.zeros(2), r"labels are float32 \(2,\)"),
-        ({"located": True}, jnp.zeros((2, 3, 3), int), None, r"are None; \(2, 3, 3, 'any'\)"),
+        (
+            {"located": True},
+            jnp.zeros((2, 3, 3), int),
+            None,
+            r"are None; \(2, 3, 3, 'any'\) or \(2, 1",
+        ),
     ],
 )
 def test_codes_and_labels_that_do_not_fit(options, code, label, message):
     with pytest.raises(ValueError, match=message) as raised:
         shapes(GatedPixelCNN(**(SMALL | options)), code, label)
     assert "\n" not in str(raised.value)
+
+
+def test_a_vector_is_given_to_all_positions():
+    model, variables, code, _ = prior((2, 3, 4), located=True)
+    h = features_for(model, (2, 1, 1))
+    everywhere = jnp.broadcast_to(h, (2, 3, 4, 3))
+    logits = jax.jit(model.apply)
+    found = logits(variables, code, None, h)
+    np.testing.assert_allclose(found, logits(variables, code, None, everywhere), atol=1e-5)
+    # Every position's logits follow it, the first's too, which sees nothing else.
+    assert np.all(np.abs(logits(variables, code, None, h + 1) - found).max(axis=-1) > 1e-3)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -248,12 +264,15 @@ def draw_one(model, variables, key, code, at, label, features, temperature):
         ((2, 5, 3, 3), 0.7, {"codebooks": 3, "kernel": 5, "layers": 3, "classes": 4}),
         ((4, 3, 4, 1), 1.6, {"kernel": 7, "classes": 2}),
         ((2, 3, 4), 1.0, {"located": True}),
+        ((2, 4, 3), 1.0, {"located": True, "vector": True}),
     ],
-    ids=["plain", "codebooks", "wide kernel", "features of positions"],
+    ids=["plain", "codebooks", "wide kernel", "features of positions", "a vector"],
 )
 def test_draws_are_those_without_a_cache(shape, temperature, options):
+    vector = options.get("vector", False)
+    options = {name: value for name, value in options.items() if name != "vector"}
     model, variables, _, label = prior(shape, codes=11, **options)
-    features = features_for(model, shape)
+    features = features_for(model, (shape[0], 1, 1) if vector else shape)
     given = {"label": label, "features": features, "temperature": temperature}
     for seed in range(3):
         key = jax.random.key(seed)

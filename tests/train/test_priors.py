@@ -136,7 +136,7 @@ def test_configs_that_cannot_be_are_refused(pixels):
         with pytest.raises(UserError, match=message):
             checked(config)
 
-    refused("a prior is trained on codes", data__levels=0)
+    refused("a prior or a second stage is trained on codes", data__levels=0)
     refused("data.levels is 1; a pixel has 2 values", data__levels=1)
     refused("no backbone", model__backbone=ConfigDict({"name": "mlp"}))
     refused("no prior|prior.name is 'nothing'; known: pixelcnn", model__prior__name="nothing")

@@ -162,4 +162,4 @@ def test_configs_that_cannot_be_are_refused(digits):
     refused("recordings need all four", data__source="digits")
     refused(r"\[batch, samples, 1\], the samples a multiple of 16", data__samples=500)
     refused("'image' measures images, and speech has none", evaluation__evaluators=("image",))
-    refused("no prior, perceptual term or adversary", adversary__loss="hinge")
+    refused("no perceptual term or adversary", adversary__loss="hinge")

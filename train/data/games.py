@@ -3,6 +3,7 @@
 The games come with ale-py (Bellemare et al. 2013, "The Arcade Learning Environment").
 """
 
+import functools
 import logging
 import os
 import re
@@ -121,7 +122,8 @@ def load(place: str, size: ImageSize, *, seed: int, data_dir: str = "") -> dict[
     `place` is "pong" or "breakout", 20,000 and 4,000 frames, or with the number of training frames
     "pong/5000" (5,000 and 1,000). An example is a frame:
       "image"          the play field without the scores, uint8; 160 x 160 pixels, each the mean of
-                       a block where `data.image_shape` is smaller; 1 channel is the luminance;
+                       the area it covers where `data.image_shape` is smaller, such as (84, 84, 3);
+                       1 channel is the luminance;
       "action"         int32, what was chosen on seeing this frame: its place in the minimal action
                        set, which is NOOP FIRE RIGHT LEFT (RIGHTFIRE LEFTFIRE, in Pong);
       "ram"            uint8 [128], the emulator's memory;
@@ -145,7 +147,7 @@ def load(place: str, size: ImageSize, *, seed: int, data_dir: str = "") -> dict[
     $XDG_CACHE_HOME/bottlenecks/games or ~/.cache/bottlenecks/games.
 
     Raises:
-      UserError: no such game, an image shape that no whole blocks give, a crop, ale-py is not
+      UserError: no such game, an image shape larger than the field, a crop, ale-py is not
         installed, or the folder cannot be written.
     """
     name, frames = _parsed(place)
@@ -182,7 +184,7 @@ def play(
     Args:
       name: of the game, in `GAMES`.
       frames: how many.
-      shape: (height, width, channels) of the images; the sizes divide 160, channels are 1 or 3.
+      shape: (height, width, channels) of the images; sizes up to 160, channels 1 or 3.
       seed: an episode's generator is seeded by these and its number.
 
     Returns:
@@ -294,18 +296,31 @@ def _check_size(size: ImageSize, place: str) -> None:
             f"game:{place}: data.crop is {size.crop!r}, but frames are reduced whole: "
             "set data.crop='none'"
         )
-    if FIELD % height or FIELD % width or channels not in (1, 3):
-        sizes = ", ".join(str(FIELD // block) for block in (1, 2, 4, 5, 8, 10))
+    if max(height, width) > FIELD or channels not in (1, 3):
         raise UserError(
             f"game:{place}: data.image_shape is {size.shape}; the field of {FIELD} x {FIELD} is "
-            f"reduced by whole blocks, to heights and widths of {sizes}, in 1 or 3 channels"
+            f"reduced to heights and widths of at most {FIELD}, in 1 or 3 channels"
         )
 
 
 def _reduced(screen: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The play field, each pixel the rounded mean of a block."""
-    field = Image.fromarray(screen[_TOP : _TOP + FIELD])
-    return np.asarray(field.reduce((FIELD // shape[1], FIELD // shape[0]))).reshape(shape)
+    """The play field, each pixel the rounded mean of the area it covers."""
+    field = screen[_TOP : _TOP + FIELD]
+    height, width, _ = shape
+    if FIELD % height == FIELD % width == 0:  # whole blocks, by whole numbers
+        image = Image.fromarray(field).reduce((FIELD // width, FIELD // height))
+        return np.asarray(image).reshape(shape)
+    rows = _shares(height) @ field.reshape(FIELD, -1).astype(np.float32)
+    image = _shares(width) @ rows.reshape(height, FIELD, -1)
+    return np.rint(image).astype(np.uint8).reshape(shape)
+
+
+@functools.cache
+def _shares(size: int) -> np.ndarray:
+    """Shares of a line's pixels in each of `size` equal stretches of it, float32 `[size, 160]`."""
+    ends, pixel = np.linspace(0, FIELD, size + 1)[:, None], np.arange(FIELD)
+    covered = np.minimum(ends[1:], pixel + 1) - np.maximum(ends[:-1], pixel)
+    return (np.maximum(covered, 0) * size / FIELD).astype(np.float32)
 
 
 def _read(path: epath.Path, shape: tuple[int, ...]) -> dict[str, np.ndarray] | None:

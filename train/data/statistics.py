@@ -27,11 +27,12 @@ def code_statistics(
     *,
     shape: tuple[int, ...],
     codes: int,
+    section: str = "model.prior",
     classes: int = 0,
     actions: int = 0,
     examples: int = 4096,
 ) -> np.ndarray:
-    """Uses of each code, int64 `[codebooks, codes]`; checks on the way that a prior fits the codes.
+    """Uses of each code, int64 `[codebooks, codes]`; checks on the way that a model fits the codes.
 
     In-memory sources without a transform are counted whole, others by evenly spaced examples.
 
@@ -40,6 +41,7 @@ def code_statistics(
         transform: the config's.
         shape: (*grid, codebooks).
         codes: K, the values of a code.
+        section: of the config, which says so.
         classes: of "label"; 0 if labels do not matter.
         actions: of "action"; 0 if actions do not matter.
         examples: how many, at most, where not all are counted.
@@ -61,14 +63,14 @@ def code_statistics(
                 f"the data's codes are {code.shape[1:]}, model.code_shape is {shape}; set "
                 f"model.code_shape={code.shape[1:]}"
             )
-        _check_range("codes", code, codes, "model.prior.codes")
+        _check_range("codes", code, codes, f"{section}.codes")
         for size, name, field in ((classes, "label", "classes"), (actions, "action", "actions")):
             if size and name not in batch:
                 raise UserError(
-                    f"model.prior.{field} is {size}, but the data have no {name}s; set it to 0"
+                    f"{section}.{field} is {size}, but the data have no {name}s; set it to 0"
                 )
             if size:
-                _check_range(f"{name}s", batch[name], size, f"model.prior.{field}")
+                _check_range(f"{name}s", batch[name], size, f"{section}.{field}")
         for number, uses in enumerate(counts):
             uses += np.bincount(code[..., number].ravel(), minlength=codes)
     return counts

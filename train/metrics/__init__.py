@@ -33,6 +33,8 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
 OF_PRIORS = ("losses",)
 # Those of a model of sound.
 OF_SPEECH = ("losses", "codes")
+# Those of a model whose batch has codes, and which makes codes of them.
+OF_SECOND_STAGES = ("losses", "codes")
 
 
 def build_evaluators(names: Iterable[str], **options: Any) -> dict[str, Evaluator]:
@@ -66,4 +68,11 @@ def build_evaluators(names: Iterable[str], **options: Any) -> dict[str, Evaluato
     return evaluators
 
 
-__all__ = ["EVALUATORS", "OF_PRIORS", "OF_SPEECH", "Evaluator", "build_evaluators"]
+__all__ = [
+    "EVALUATORS",
+    "OF_PRIORS",
+    "OF_SECOND_STAGES",
+    "OF_SPEECH",
+    "Evaluator",
+    "build_evaluators",
+]
