@@ -13,8 +13,8 @@ what is made with `--folder`. With `--install`, virtual environment and packages
 and what follows runs in there.
 
 A command that is neither run nor listed in `NOT_RUN` with a reason fails, and so does the script.
-Data are looked for in the folders BOTTLENECKS_DATA (see `FILES`) and TFDS_DATA_DIR; a command whose
-data are not there is not run, and the table at the end says so.
+It wants the extras test and bench. Data are looked for in the folders BOTTLENECKS_DATA (see `FILES`)
+and TFDS_DATA_DIR; a command whose data are not there is not run, and the table at the end says so.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -61,7 +62,6 @@ WORDS = {
 FILES = {
     "BSDS500": "bsds500",
     "PATH": "fsdd",
-    "free-spoken-digit-dataset": "fsdd",
     "x.wav": "fsdd/recordings/0_george_0.wav",
     "FOLDER": "alista",
     "FILE.npz": "dsprites_rerendered/topographic_subset.npz",
@@ -238,7 +238,7 @@ class Runner:
     """Runs commands in a folder, each once, after those that make what it reads."""
 
     def __init__(self, folder: Path, known: list[Command], *, short: bool, install: bool):
-        self.folder, self.known, self.short, self.install = folder, known, short, install
+        self.folder, self.short, self.install = folder, short, install
         self.results: dict[Command, Result] = {}
         self.made: dict[str, Command] = {}
         for command in known:
@@ -252,6 +252,8 @@ class Runner:
             if (data / place).exists():
                 _link(folder / name, data / place)
         _write_digits(folder)
+        if install:  # before anything could be installed elsewhere
+            venv.create(folder / ".venv", with_pip=True)
 
     def run(self, command: Command) -> Result:
         """Runs it, unless that has been done, after what it needs; and prints how it went."""
@@ -281,10 +283,11 @@ class Runner:
 
     def _unprepared(self, text: str) -> Result | None:
         for source in _sources(text):
-            name = {"sequences:mnist": "tfds:mnist"}.get(source, source)
+            kind, _, name = source.partition(":")
             folder = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-            if name.startswith("tfds:") and not (folder / name.removeprefix("tfds:")).exists():
-                return Result("not run", f"TFDS_DATA_DIR has no {name.removeprefix('tfds:')}")
+            prepared = kind == "tfds" or source in ("sequences:mnist", "sequences:dsprites")
+            if prepared and not (folder / name).exists():
+                return Result("not run", f"TFDS_DATA_DIR has no {name}")
         return None
 
     def _needs(self, command: Command) -> Result | None:
@@ -370,6 +373,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         if options.short:
             os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
             # Of what is compiled, little is run.
             os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         runner = Runner(folder, known, short=options.short, install=options.install)
