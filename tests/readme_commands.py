@@ -13,7 +13,7 @@ what is made with `--folder`. With `--install`, virtual environment and packages
 and what follows runs in there.
 
 A command that is neither run nor listed in `NOT_RUN` with a reason fails, and so does the script.
-It wants the extras test and bench. Data are looked for in the folders BOTTLENECKS_DATA (see `FILES`)
+It wants the extras test and bench. Data are looked for in folders BOTTLENECKS_DATA (see `FILES`)
 and TFDS_DATA_DIR; a command whose data are not there is not run, and the table at the end says so.
 """
 
