@@ -62,7 +62,7 @@ WORDS = {
 FILES = {
     "BSDS500": "bsds500",
     "PATH": "fsdd",
-    "x.wav": "fsdd/recordings/0_george_0.wav",
+    "x.wav": "fsdd/recordings",
     "FOLDER": "alista",
     "FILE.npz": "dsprites_rerendered/topographic_subset.npz",
 }
@@ -249,7 +249,9 @@ class Runner:
             if entry.name not in ("runs", ".git", ".venv"):
                 _link(folder / entry.name, entry)
         for name, place in FILES.items():
-            if (data / place).exists():
+            if name == "x.wav":
+                _write_recording(folder / name, data / place)
+            elif (data / place).exists():
                 _link(folder / name, data / place)
         _write_digits(folder)
         if install:  # before anything could be installed elsewhere
@@ -341,6 +343,14 @@ def _within(folder: str, made: str) -> bool:
 def _link(path: Path, target: Path) -> None:
     if not path.exists():
         path.symlink_to(target)
+
+
+def _write_recording(path: Path, recordings: Path) -> None:
+    """The first of the recordings, WAV or FLAC, as a WAV file, where there is one."""
+    for recording in sorted(recordings.glob("*_*_*.*"))[:1]:
+        import soundfile
+
+        soundfile.write(path, *soundfile.read(recording))
 
 
 def _write_digits(folder: Path) -> None:
