@@ -78,7 +78,7 @@ _STEPS = {
 _FEW = 64  # examples of a split
 # What else is appended in short, to the first that fits.
 SHORT = (
-    ("train.disentangle", "--samples=64 --draws=3"),
+    ("train.disentangle", "--samples=100 --draws=3"),
     ("train.segment", "--limit=2"),
     ("train.clusters.*--images", "--limit=2"),
     ("train.speech", "--seconds=0.1 --limit=12"),
