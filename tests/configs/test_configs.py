@@ -392,11 +392,12 @@ def test_a_large_prior_lowers_at_full_size(experiment, encoder):
     assert config.data.source == f"codes:runs/{encoder}"
     assert config.model.prior.codes == coded.codes
     assert config.model.code_shape[-1] == coded.codebooks
-    assert_logits_lower(config, config.model.prior.codes)
+    assert_logits_lower(experiment, config.model.prior.codes)
 
 
-def assert_logits_lower(config, codes):
-    state, rows = runs.abstract_state(config), config.train.batch_size
+def assert_logits_lower(experiment, codes):
+    config, state = build(*experiment), abstract(*experiment)
+    rows = config.train.batch_size
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype),
         runs.example_batch(config, rows=rows),
@@ -416,7 +417,7 @@ def test_a_large_second_stage_lowers_at_full_size():
     assert config.model.second_stage.map_features == 0
     # Every position sees all of the past, and so where it is.
     assert config.model.second_stage.layers * (config.model.second_stage.kernel // 2) >= 20
-    assert_logits_lower(config, codes=512)
+    assert_logits_lower(("second_stage_dmlab",), codes=512)
 
 
 @pytest.mark.parametrize("game", ["pong", "breakout"])

@@ -11,8 +11,6 @@ from configs import base, priors
 from models.priors.pixelcnn_sampling import draw
 from models.second_stage import draw_codes
 
-pytestmark = pytest.mark.usefixtures("compiled_lightly")
-
 GRID = (6, 5, 2)
 KEYS = {name: jax.random.key(i) for i, name in enumerate(("params", "sample", "shared"))}
 
