@@ -4,7 +4,8 @@
     python -m train --config configs/video_moving_mnist.py --workdir runs/video_moving_mnist
     python -m train.video --workdir runs/video_moving_mnist
 
-The sizes are those of `video_pong`, and ours.
+Not run to its end by us: after 700 steps (`--config.train.steps=700`) it has 1.059 bits per code,
+and digits fall apart in the draws. The sizes are those of `video_pong`, and ours.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +23,7 @@ def get_config() -> ConfigDict:
     config.data.source = "codes:runs/vqvae_moving_mnist"
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
-    config.train.steps = 1000
+    config.train.steps = 5000
     config.train.batch_size = 32
     config.train.average_decay = 0.99
     config.log_every = 100
