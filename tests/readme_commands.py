@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +35,7 @@ _PROGRAMS = "python3?|pip|jupyter|gcloud|tfds|taskset|pytest"
 _INLINE = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:{_PROGRAMS}) \S")
 # One command of those that `&&` joins; what is in quotes stays whole.
 _JOINED = re.compile(r"""(?:"[^"]*"|'[^']*'|[^&"']|&(?!&))+""")
+MAKES_PLACE = re.compile(r"python3 -m venv ")
 INSTALLS = re.compile(r"python3 -m venv |\S*pip install ")
 
 # What is not run, and why.
@@ -76,9 +76,10 @@ _STEPS = {
     "evaluation.importance_samples": 2,
 }
 _FEW = 64  # examples of a split
+_FEW_OF_GAMES = 1000  # for `train.disentangle`, which looks for equal factors
 # What else is appended in short, to the first that fits.
 SHORT = (
-    ("train.disentangle", "--samples=100 --draws=3"),
+    ("train.disentangle", "--samples=500 --draws=3"),
     ("train.segment", "--limit=2"),
     ("train.clusters.*--images", "--limit=2"),
     ("train.speech", "--seconds=0.1 --limit=12"),
@@ -229,8 +230,9 @@ def shortened(text: str) -> str:
 def _short_training(prefix: str, source: str, config) -> str:
     given = {f"{prefix}.{name}": value for name, value in _STEPS.items()}
     # Speech wants all speakers and digits, `train.bits` all images; codes are as few as images.
-    if not (source or config.data.source).startswith(("digits", "codes:", "audio:")):
-        given[f"{prefix}.data.limit"] = _FEW
+    source = source or config.data.source
+    if not source.startswith(("digits", "codes:", "audio:")):
+        given[f"{prefix}.data.limit"] = _FEW_OF_GAMES if source.startswith("game:") else _FEW
     return " ".join(f"--{name}={value}" for name, value in given.items())
 
 
@@ -238,7 +240,7 @@ class Runner:
     """Runs commands in a folder, each once, after those that make what it reads."""
 
     def __init__(self, folder: Path, known: list[Command], *, short: bool, install: bool):
-        self.folder, self.short, self.install = folder, short, install
+        self.folder, self.known, self.short, self.install = folder, known, short, install
         self.results: dict[Command, Result] = {}
         self.made: dict[str, Command] = {}
         for command in known:
@@ -254,8 +256,6 @@ class Runner:
             elif (data / place).exists():
                 _link(folder / name, data / place)
         _write_digits(folder)
-        if install:  # before anything could be installed elsewhere
-            venv.create(folder / ".venv", with_pip=True)
 
     def run(self, command: Command) -> Result:
         """Runs it, unless that has been done, after what it needs; and prints how it went."""
@@ -293,9 +293,16 @@ class Runner:
         return None
 
     def _needs(self, command: Command) -> Result | None:
-        """Makes the runs that it reads; what stopped that, if something did."""
+        """Makes the environment and the runs that it uses; what stopped that, if something did."""
+        # Nothing may be installed elsewhere.
+        if self.install and not MAKES_PLACE.match(command.text):
+            place = next(c for c in self.known if MAKES_PLACE.match(c.text))
+            if self.run(place).outcome != "ok":
+                return Result(self.results[place].outcome, "without an environment")
         for folder in reads(command.text):
-            maker = next((m for made, m in self.made.items() if _within(folder, made)), None)
+            maker = next(
+                (m for made, m in self.made.items() if f"{folder}/".startswith(f"{made}/")), None
+            )
             name = folder.removeprefix("runs/")
             if maker is None and (ROOT / "configs" / f"{name}.py").exists():
                 maker = self.made[folder] = Command(command.line, train(name))
@@ -308,10 +315,10 @@ class Runner:
     def _start(self, command: Command) -> Result:
         text = shortened(command.text) if self.short else command.text
         environment = os.environ | {"MPLBACKEND": "Agg"}
-        if self.install:
+        if self.install and not MAKES_PLACE.match(text):
             environment["PATH"] = f"{self.folder / '.venv/bin'}:{environment['PATH']}"
             environment.pop("PYTHONPATH", None)
-        else:
+        elif not self.install:
             text = text.replace(".venv/bin/", "")
             environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
             environment["PYTHONPATH"] = str(self.folder)
@@ -321,23 +328,14 @@ class Runner:
         with log.open("w") as output:
             output.write(f"$ {text}\n")
             output.flush()
-            done = subprocess.run(
-                ["bash", "-c", text],
-                cwd=self.folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+            command_line = ["bash", "-c", text]
+            done = subprocess.run(command_line, cwd=self.folder, env=environment, **streams)
         seconds = time.monotonic() - start
         if done.returncode == 0:
             return Result("ok", "", seconds)
         last = log.read_text().strip().splitlines()[-1]
         return Result("failed", f"{last}; all of it in {log}", seconds)
-
-
-def _within(folder: str, made: str) -> bool:
-    return folder == made or folder.startswith(f"{made}/")
 
 
 def _link(path: Path, target: Path) -> None:
