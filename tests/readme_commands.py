@@ -76,10 +76,9 @@ _STEPS = {
     "evaluation.importance_samples": 2,
 }
 _FEW = 64  # examples of a split
-_FEW_OF_GAMES = 1000  # for `train.disentangle`, which looks for equal factors
 # What else is appended in short, to the first that fits.
 SHORT = (
-    ("train.disentangle", "--samples=500 --draws=3"),
+    ("train.disentangle", "--draws=3"),
     ("train.segment", "--limit=2"),
     ("train.clusters.*--images", "--limit=2"),
     ("train.speech", "--seconds=0.1 --limit=12"),
@@ -229,10 +228,10 @@ def shortened(text: str) -> str:
 
 def _short_training(prefix: str, source: str, config) -> str:
     given = {f"{prefix}.{name}": value for name, value in _STEPS.items()}
-    # Speech wants all speakers and digits, `train.bits` all images; codes are as few as images.
-    source = source or config.data.source
-    if not source.startswith(("digits", "codes:", "audio:")):
-        given[f"{prefix}.data.limit"] = _FEW_OF_GAMES if source.startswith("game:") else _FEW
+    # Speech wants all speakers and digits, `train.bits` all images, `train.disentangle` frames with
+    # equal factors; codes are as few as images.
+    if not (source or config.data.source).startswith(("digits", "codes:", "audio:", "game:")):
+        given[f"{prefix}.data.limit"] = _FEW
     return " ".join(f"--{name}={value}" for name, value in given.items())
 
 
