@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
@@ -57,6 +58,31 @@ def write_set(folder, name, **splits):
     (folder / "dataset_info.json").write_text(json.dumps(info))
 
 
+def described_features():
+    """The features of RL Unplugged's DeepMind Lab."""
+    observation = {
+        "pixels": tfds.features.Image(shape=(72, 96, 3), encoding_format="png"),
+        "last_action": np.int64,
+        "last_reward": np.float32,
+    }
+    steps = {
+        "observation": observation,
+        "action": np.int64,
+        "reward": np.float32,
+        "is_terminal": np.bool_,
+        "is_first": np.bool_,
+        "is_last": np.bool_,
+        "discount": np.float32,
+    }
+    return tfds.features.FeaturesDict(
+        {
+            "steps": tfds.features.Dataset(steps),
+            "episode_id": np.int64,
+            "episode_return": np.float32,
+        }
+    )
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     """Three episodes of DeepMind Lab, whose frames say which they are; two videos; digits."""
@@ -86,7 +112,13 @@ def data_dir(tmp_path_factory):
                 "episode_return": [1.0],
             }
         )
-    write_set(folder / DMLAB / "training_0" / "1.2.0", DMLAB, train=episodes)
+    prepared = folder / DMLAB / "training_0" / "1.2.0"
+    write_set(prepared, DMLAB, train=episodes)
+    # TFDS's own builder of it imports TensorFlow; without that, it is read from what these say.
+    described_features().save_config(prepared)
+    default = folder / DMLAB / ".config" / "metadata.json"
+    default.parent.mkdir()
+    default.write_text(json.dumps({"default_config_name": "training_0"}))
     videos = random.integers(256, size=(2, 20, 64, 64, 1), dtype=np.uint8)
     examples = [{"image_sequence": [png(frame) for frame in video]} for video in videos]
     write_set(folder / "moving_mnist" / "1.0.0", "moving_mnist", test=examples)
