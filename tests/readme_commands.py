@@ -69,6 +69,7 @@ FILES = {
 # Of a run that is trained in short.
 _STEPS = {
     "train.steps": 2,
+    "optimizer.warmup_steps": 0,
     "train.steps_per_call": 1,
     "log_every": 1,
     "checkpoint_every": 2,
