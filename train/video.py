@@ -30,6 +30,7 @@ from train.continuation import Footage, continue_codes, decode, held_out, load_p
 from train.data import codes
 from train.data.windows import window_starts
 from train.errors import UserError
+from train.metrics.image import decibels
 from train.writers import write_whole
 
 UNSEEN = 10  # frames drawn
@@ -54,7 +55,7 @@ def by_horizon(
       that are the true ones; "changed_accuracy", of those that differ from the last seen frame's.
     """
     error = np.square(image - true).mean(axis=(0, 2, 3, 4))
-    found = {"psnr": (-10 * np.log10(np.maximum(error, 1e-8))).tolist()}
+    found = {"psnr": decibels(error).tolist()}
     if code is not None:
         last, truth = true_code[:, :1], true_code[:, 1:]
         right, changed = code == truth, truth != last

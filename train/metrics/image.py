@@ -38,7 +38,19 @@ def peak_signal_to_noise(image: jax.Array, other: jax.Array) -> jax.Array:
     Returns:
         `[...]`, decibels.
     """
-    return -10 * jnp.log10(jnp.maximum(mean_squared_error(image, other), SMALLEST_MSE))
+    return decibels(mean_squared_error(image, other))
+
+
+def decibels(mean_squared: jax.typing.ArrayLike) -> jax.Array:
+    """Gives the PSNR at a mean squared error, of whatever mean it is, for a peak of 1.
+
+    Args:
+        mean_squared: `[...]`, squared units of [0, 1].
+
+    Returns:
+        `[...]`, decibels, at most 80.
+    """
+    return -10 * jnp.log10(jnp.maximum(mean_squared, SMALLEST_MSE))
 
 
 def structural_similarity(image: jax.Array, other: jax.Array) -> jax.Array:
