@@ -16,24 +16,28 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config() -> ConfigDict:
+VARIANTS = ("averages", "eq3")
+
+
+def get_config(variant: str = "averages") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"vqvae_cifar10_paper has no variant {variant!r}; known: {', '.join(VARIANTS)}"
+        )
     config = base.get_config()
     config.name = "vqvae_cifar10_paper"
     config.model.image_shape = (32, 32, 3)
     config.model.data_variance = 0.0632704
     config.model.backbone = base.convnet(widths=(256, 256), last_width=None, residual_width=256)
-    config.model.bottleneck = ConfigDict(
-        {
-            "name": "vq",
-            "codes": 512,
-            "depth": 64,
-            "codebooks": 10,
-            "codebook_update": "loss",  # the paper did not use the averages of its appendix A.1
-            "start": "kmeans",
-        }
-    )
+    config.model.bottleneck = base.ema_codebook(codes=512, depth=64)
+    config.model.bottleneck.codebooks = 10
     config.model.likelihood = ConfigDict({"name": "categorical", "levels": 256})
-    config.loss_weights = ConfigDict({"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25})
+    # Nats per dimension, and the commitment's mean over depth, as in the authors' notebook.
+    config.loss_weights = ConfigDict({"reconstruction": 1 / (32 * 32 * 3), "commitment": 0.25 / 64})
+    if variant == "eq3":
+        config.model.bottleneck.update({"codebook_update": "loss", "revive_below": 0.0})
+        eq3 = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
+        config.loss_weights = ConfigDict(eq3)
     config.data.source = "tfds:cifar10"
     config.optimizer.learning_rate = 2e-4
     config.train.steps = 250_000

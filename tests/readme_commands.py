@@ -86,9 +86,12 @@ SHORT = (
     ("train.speak", "--samples=1"),
     ("train.video", "--samples=4"),
     ("benchmarks/sequences.py --curve", "--curve 20"),
-    ("benchmarks/(sequences|training).py", "--steps 2 --rounds 1"),
+    ("benchmarks/sequences.py", "--steps 10 --rounds 1"),
+    ("benchmarks/training.py", "--steps 2 --rounds 1"),
     ("benchmarks/learned_ista.py", "--steps 2"),
-    ("benchmarks/(functions|bench_vq|subresolution|cached_sampling).py", "--rounds 1"),
+    ("benchmarks/(functions|bench_vq|subresolution).py", "--rounds 1"),
+    ("benchmarks/cached_sampling.py", "--rounds 1 --positions 1 --batches 1"),
+    ("benchmarks/compressed_sizes.py", "--limit 1"),
 )
 
 
@@ -229,10 +232,13 @@ def shortened(text: str) -> str:
 
 def _short_training(prefix: str, source: str, config) -> str:
     given = {f"{prefix}.{name}": value for name, value in _STEPS.items()}
+    source = source or config.data.source
     # Speech wants all speakers and digits, `train.bits` all images, `train.disentangle` frames with
     # equal factors; codes are as few as images.
-    if not (source or config.data.source).startswith(("digits", "codes:", "audio:", "game:")):
+    if not source.startswith(("digits", "codes:", "audio:", "game:")):
         given[f"{prefix}.data.limit"] = _FEW
+    if source.startswith("codes:"):
+        given[f"{prefix}.data.test"] = "test"  # of which a command's slice may be more
     return " ".join(f"--{name}={value}" for name, value in given.items())
 
 
@@ -385,7 +391,7 @@ def main() -> int:
             # Of what is compiled, little is run.
             os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         runner = Runner(folder, known, short=options.short, install=options.install)
-        for command in known:
+        for command in sorted(known, key=lambda c: not INSTALLS.match(c.text)):
             if re.search(options.only, command.text):
                 runner.run(command)
     results = sorted(runner.results.items(), key=lambda item: item[0].line)
