@@ -4,7 +4,8 @@
     python -m train --config configs/pixelcnn_photos128.py --workdir runs/pixelcnn_photos128
 
 Of another run's codes: `--config.data.source=codes:RUN`. The photographs give few crops of this
-size, so that a large prior would learn them by heart; the sizes are ours.
+size, 80 to train on, which even this small prior overfits after 300 steps: 5.37 bits per code of
+the test crops then, 5.43 in the end, 8.81 by frequencies. One CPU core: 3 minutes.
 """
 
 from ml_collections import ConfigDict

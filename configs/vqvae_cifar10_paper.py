@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-
 VARIANTS = ("averages", "eq3")
 
 

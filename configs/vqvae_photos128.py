@@ -3,7 +3,8 @@
     python -m train --config configs/vqvae_photos128.py --workdir runs/vqvae_photos128
 
 As many codes as `vqvae_imagenet128` has, 9216 bits, with the small network and the photographs of
-`vqvae_photos`. To compress with, see the README.
+`vqvae_photos`, to compress with. A CPU core, shared: 27 minutes. Test crops: error 0.0293 (the
+mean image: 1.29), PSNR 28.7, 470 of 512 codes used.
 """
 
 from ml_collections import ConfigDict
