@@ -36,7 +36,8 @@ def test_runs_from_top_to_bottom(path, tmp_path):
         "print('loaded:', sorted({'flax', 'torch'} & set(sys.modules)))\n"
     )
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
-    environment.pop("JAX_NUM_CPU_DEVICES", None)  # as a reader would run it
+    for name in ("JAX_NUM_CPU_DEVICES", "JAX_DISABLE_MOST_OPTIMIZATIONS"):
+        environment.pop(name, None)  # as a reader would run it
     environment.pop("DISPLAY", None)  # where Agg has none to miss, it does not warn
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
