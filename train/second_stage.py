@@ -36,7 +36,7 @@ from train.data.statistics import data_statistics
 from train.data.transforms import make_transform
 from train.errors import UserError
 from train.metrics.codes import entropy_bits
-from train.metrics.image import decibels
+from train.metrics.image import psnr_of_error
 from train.writers import write_whole
 
 FRAMES = 200  # of which codes are measured and drawn
@@ -207,7 +207,7 @@ def measure(
 def psnr(image: np.ndarray, true: np.ndarray) -> float:
     """Of the mean squared error over all images `[n, ...]` in [0, 1], dB."""
     error = np.square(image - true, dtype=np.float64).mean()
-    return float(decibels(error))
+    return float(psnr_of_error(error))
 
 
 def table(found: dict[str, Any]) -> str:

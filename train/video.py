@@ -30,7 +30,7 @@ from train.continuation import Footage, continue_codes, decode, held_out, load_p
 from train.data import codes
 from train.data.windows import window_starts
 from train.errors import UserError
-from train.metrics.image import decibels
+from train.metrics.image import psnr_of_error
 from train.writers import write_whole
 
 UNSEEN = 10  # frames drawn
@@ -55,7 +55,7 @@ def by_horizon(
       that are the true ones; "changed_accuracy", of those that differ from the last seen frame's.
     """
     error = np.square(image - true).mean(axis=(0, 2, 3, 4))
-    found = {"psnr": decibels(error).tolist()}
+    found = {"psnr": psnr_of_error(error).tolist()}
     if code is not None:
         last, truth = true_code[:, :1], true_code[:, 1:]
         right, changed = code == truth, truth != last

@@ -38,11 +38,14 @@ def peak_signal_to_noise(image: jax.Array, other: jax.Array) -> jax.Array:
     Returns:
         `[...]`, decibels.
     """
-    return decibels(mean_squared_error(image, other))
+    return -10 * jnp.log10(jnp.maximum(mean_squared_error(image, other), SMALLEST_MSE))
 
 
-def decibels(mean_squared: jax.typing.ArrayLike) -> jax.Array:
+def psnr_of_error(mean_squared: np.ndarray) -> np.ndarray:
     """Gives the PSNR at a mean squared error, of whatever mean it is, for a peak of 1.
+
+    In NumPy and as precise as its input, for means over more than an image that are taken on the
+    host; `peak_signal_to_noise` is of one image each, on the device.
 
     Args:
         mean_squared: `[...]`, squared units of [0, 1].
@@ -50,7 +53,7 @@ def decibels(mean_squared: jax.typing.ArrayLike) -> jax.Array:
     Returns:
         `[...]`, decibels, at most 80.
     """
-    return -10 * jnp.log10(jnp.maximum(mean_squared, SMALLEST_MSE))
+    return -10 * np.log10(np.maximum(mean_squared, SMALLEST_MSE))
 
 
 def structural_similarity(image: jax.Array, other: jax.Array) -> jax.Array:
