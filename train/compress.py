@@ -169,6 +169,48 @@ def decibels(image: np.ndarray, original: np.ndarray) -> float:
     return float(peak_signal_to_noise(*pair))
 
 
+class Sizes(NamedTuple):
+    """Bits of an image as a file of codes, beside others, and its PSNR.
+
+    Attributes:
+      codes: -log2 p(codes).
+      coded: what the entropy coder made of them.
+      file: with header and checksums.
+      nominal: log2 K for each code.
+      psnr: decibels, of the decoded file.
+      jpeg: the smallest JPEG whose PSNR is no lower; not a number if there is none.
+      webp: likewise.
+    """
+
+    codes: float
+    coded: int
+    file: int
+    nominal: float
+    psnr: float
+    jpeg: float
+    webp: float
+
+
+def measure(codec: Codec, image: np.ndarray, name: str) -> tuple[bytes, Sizes, np.ndarray]:
+    """The file of an image, its sizes, and the picture uint8 that the file decodes to.
+
+    Args:
+      codec: of `load_codec`.
+      image: uint8 `[height, width, channels]`.
+      name: for error messages.
+    """
+    compressed, bits = compress(codec, image)
+    content = pack(compressed)
+    again = decompress(codec, compressed, name)  # as whoever gets the file will
+    psnr = decibels(again, image)
+    tokens = latents.encode(codec.run, image[None]).size
+    nominal = tokens * math.log2(codec.run.model.bottleneck.codes)
+    others = [size_as_good(image, psnr, kind) for kind in ("JPEG", "WEBP")]
+    jpeg, webp = (8 * size if size else math.nan for size in others)
+    coded, file = 8 * len(compressed.payload), 8 * len(content)
+    return content, Sizes(bits, coded, file, nominal, psnr, jpeg, webp), again
+
+
 def _read(path: str, shape: tuple[int, ...]) -> np.ndarray:
     image = read_image(Path(path), shape[2])
     if image.shape != shape:
@@ -205,16 +247,9 @@ def main(arguments: list[str]) -> None:
     print(f"  {'PSNR':>5}  {'JPEG':>6}  {'WebP':>6}")
     rows = []
     for path, image in zip(paths, images, strict=True):
-        compressed, bits = compress(codec, image)
-        content = pack(compressed)
+        content, sizes, _ = measure(codec, image, path)
         (out / f"{Path(path).stem}.bnk").write_bytes(content)
-        again = decompress(codec, compressed, path)  # as whoever gets the file will
-        psnr = decibels(again, image)
-        tokens = latents.encode(codec.run, image[None]).size
-        nominal = tokens * math.log2(codec.run.model.bottleneck.codes)
-        others = [size_as_good(image, psnr, kind) for kind in ("JPEG", "WEBP")]
-        sizes = [8 * size if size else math.nan for size in others]
-        rows.append([bits, 8 * len(compressed.payload), 8 * len(content), nominal, psnr, *sizes])
+        rows.append(list(sizes))
         _print_row(Path(path).name, rows[-1])
     if len(rows) > 1:
         _print_row("mean", np.nanmean(rows, axis=0).tolist())
