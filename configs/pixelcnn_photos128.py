@@ -5,7 +5,8 @@
 
 Of another run's codes: `--config.data.source=codes:RUN`. The photographs give few crops of this
 size, 80 to train on, which even this small prior overfits after 300 steps: 5.37 bits per code of
-the test crops then, 5.43 in the end, 8.81 by frequencies. One CPU core: 3 minutes.
+the test crops then, 5.43 in the end (5.66 with 300 as train.steps), 8.81 by frequencies. One CPU
+core: 3 minutes.
 """
 
 from ml_collections import ConfigDict
