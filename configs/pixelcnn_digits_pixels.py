@@ -2,8 +2,10 @@
 
     python -m train --config configs/pixelcnn_digits_pixels.py --workdir runs/pixelcnn_digits_pixels
 
-A pixel is a code: no bottleneck, and bits of a code are bits/dim. Given the digit's class. Sizes
-are ours.
+A pixel is a code: no bottleneck, and bits of a code are bits/dim. Given the digit's class.
+
+A CPU core shared with other work: 70 s. Test split: 1.867 bits/dim (frequencies alone: 2.981,
+uniform: 4.087). More steps overfit the 1,437 digits. Sizes are ours.
 """
 
 from ml_collections import ConfigDict
@@ -21,10 +23,10 @@ def get_config() -> ConfigDict:
     config.data.levels = 17
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.train.steps = 1500
+    config.train.steps = 400
     config.train.batch_size = 64
     config.train.average_decay = 0.99
-    config.evaluation.every = 500
+    config.evaluation.every = 100
     config.log_every = 50
-    config.checkpoint_every = 500
+    config.checkpoint_every = 100
     return config
