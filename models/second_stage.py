@@ -8,6 +8,10 @@ term of a nearest codeword is a constant (section 3.1): 27 bits, used or not.
 
 How the PixelCNN is told the latents the paper does not say. Here it is given them as van den Oord
 et al. 2016, https://arxiv.org/abs/1606.05328, give it a vector h (section 2.3, Eq. 4).
+
+The encoder's features are normalised over the batch (Ioffe & Szegedy 2015), which is ours: frames
+of a game differ in few codes, so that without it all have nearly the same latents, and the PixelCNN
+learns to do without them before they tell it anything.
 """
 
 import math
@@ -58,7 +62,8 @@ class SecondStage(nn.Module):
         than 0: it is given as many features of each position, s = m(h), "a deconvolutional neural
         network" m of ours. Where things are is in h too, and a PixelCNN with few layers does not
         see the edges from which it could tell where it is.
-      axis_name: mapped axis of the training step; use of the codebooks is counted over it.
+      axis_name: mapped axis of the training step; use of the codebooks is counted over it, and
+        features are normalised.
       key: the entry of the batch that is modelled.
     """
 
@@ -77,12 +82,15 @@ class SecondStage(nn.Module):
         return Categorical(levels=self.pixelcnn.codes)
 
     def setup(self) -> None:
-        """Embeddings of the codes, and the network m."""
+        """Embeddings of the codes, what normalises features, and the network m."""
         codes, codebooks = self.pixelcnn.codes, self.pixelcnn.codebooks
         shape = (codebooks, codes, self.embedding)
         self.code_embedding = self.param("code_embedding", nn.initializers.normal(1), shape)
+        dtype = self.pixelcnn.dtype
+        self.normalize = nn.BatchNorm(
+            momentum=0.98, use_bias=False, use_scale=False, axis_name=self.axis_name, dtype=dtype
+        )
         if self.map_features:
-            dtype = self.pixelcnn.dtype
             rows, columns = self._start()
             self.map_start = nn.Dense(rows * columns * self.map_features, dtype=dtype)
             self.map_up = [Up(self.map_features, dtype=dtype, name=f"map_up_{i}") for i in range(2)]
@@ -121,7 +129,10 @@ class SecondStage(nn.Module):
         return output.losses, output
 
     def encode(self, code: jax.Array, *, train: bool = False) -> jax.Array:
-        """Features `[batch, any]` of codes `[batch, height, width, codebooks]`."""
+        """Features `[batch, any]` of codes `[batch, height, width, codebooks]`.
+
+        Normalised: with `train` by this batch's statistics, else by running ones.
+        """
         if code.shape[1:] != (*self.grid, self.pixelcnn.codebooks):
             raise ValueError(
                 f"codes have the shape {code.shape}; expected [batch, {self.grid[0]}, "
@@ -129,7 +140,8 @@ class SecondStage(nn.Module):
             )
         table = self.code_embedding
         embedded = sum(rows_of(table[j], code[..., j]) for j in range(len(table)))
-        return self.encoder(embedded, train=train).reshape(code.shape[0], -1)
+        features = self.encoder(embedded, train=train).reshape(code.shape[0], -1)
+        return self.normalize(features, use_running_average=not train)
 
     def condition(self, latent: jax.Array) -> jax.Array:
         """What the PixelCNN is told: h, `[batch, 1, 1, latents * depth]`, or s of each position."""

@@ -46,7 +46,9 @@ def made(request):
 def test_terms_are_per_example_and_in_nats(made):
     model, variables, batch = made
     (losses, output), moved = jax.jit(
-        lambda v, b: model.apply(v, b, train=True, method="losses", rngs=KEYS, mutable=["codebook"])
+        lambda v, b: model.apply(
+            v, b, train=True, method="losses", rngs=KEYS, mutable=["codebook", "batch_stats"]
+        )
     )(variables, batch)
     assert {name: x.shape for name, x in losses.items()} == {
         "reconstruction": (9,),
@@ -91,6 +93,25 @@ def test_each_latent_has_a_codebook_of_its_own(made):
     )
 
 
+def test_features_are_normalised_over_the_batch_and_then_by_what_was_seen(made):
+    model, variables, batch = made
+    table = variables["params"]["code_embedding"]
+    embedded = sum(table[j][batch["code"][..., j]] for j in range(2))
+    own = {"params": variables["params"]["encoder"]}
+    raw = np.float64(model.encoder.apply(own, embedded, train=True)).reshape(9, -1)
+
+    def normalised(mean, variance):
+        return (raw - mean) / np.sqrt(variance + 1e-5)
+
+    found, moved = model.apply(
+        variables, batch["code"], train=True, method="encode", mutable=["batch_stats"]
+    )
+    np.testing.assert_allclose(found, normalised(raw.mean(0), raw.var(0)), atol=1e-4)
+    found = model.apply({**variables, **moved}, batch["code"], method="encode")
+    seen = 0.02 * raw.mean(0), 0.98 + 0.02 * raw.var(0)  # they start from 0 and 1
+    np.testing.assert_allclose(found, normalised(*seen), atol=1e-4)
+
+
 def test_gradients_reach_the_encoder_through_the_codes(made):
     model, variables, batch = made
 
@@ -101,7 +122,7 @@ def test_gradients_reach_the_encoder_through_the_codes(made):
             train=True,
             method="losses",
             rngs=KEYS,
-            mutable=["codebook"],
+            mutable=["codebook", "batch_stats"],
         )
         return losses["reconstruction"].sum()
 
