@@ -4,8 +4,8 @@
     python -m train --config configs/second_stage_breakout.py --workdir runs/second_stage_breakout
     python -m train.second_stage --workdir runs/second_stage_breakout
 
-600 steps, 5 minutes on a CPU core: 0.1925 nats a code told its latents, 0.1936 told another's.
-The PixelCNN hardly listens to the latents here; on Pong it does.
+1,500 steps, 8 minutes on a shared CPU core: 0.1215 nats a code told its latents, 0.2364 told
+another frame's, 0.4366 by frequencies.
 """
 
 from ml_collections import ConfigDict
