@@ -36,7 +36,7 @@ def test_runs_from_top_to_bottom(path, tmp_path):
         "print('loaded:', sorted({'flax', 'torch'} & set(sys.modules)))\n"
     )
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
-    for name in ("JAX_NUM_CPU_DEVICES", "JAX_DISABLE_MOST_OPTIMIZATIONS"):
+    for name in ("JAX_NUM_CPU_DEVICES", "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):
         environment.pop(name, None)  # as a reader would run it
     environment.pop("DISPLAY", None)  # where Agg has none to miss, it does not warn
     done = subprocess.run(
