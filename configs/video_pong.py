@@ -5,7 +5,8 @@
     python -m train --config configs/video_pong.py:no_actions --workdir runs/video_pong_alone
     python -m train.video --workdir runs/video_pong --against runs/video_pong_alone
 
-The sizes are ours.
+0.1673 bits per code of the test split, 0.1693 without actions, 3.359 by frequencies. The sizes are
+ours.
 """
 
 from ml_collections import ConfigDict

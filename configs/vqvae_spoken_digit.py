@@ -4,7 +4,8 @@
 
 With `--config.data.source=audio:PATH`, the folder `recordings` of the Free Spoken Digit Dataset
 (8 kHz, six speakers, 3,000 recordings); takes 0 to 4 of each speaker and digit are the test split.
-A code for 64 samples. Sizes are ours.
+A code for 64 samples. Sizes are ours. An hour on one CPU core: 3.91 bits per sample of the test
+split, 3.86 after the 6,000 steps more that the README tells of.
 """
 
 from ml_collections import ConfigDict
