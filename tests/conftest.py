@@ -1,8 +1,6 @@
 """Four virtual CPU devices, named before jax starts, light compilation, a core for each process."""
 
 import os
-import subprocess
-import sys
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 
@@ -10,35 +8,49 @@ import jax
 import pytest
 
 # XLA's older way to write a CPU's fused loops, which takes it less than half the time.
-PLAIN_LOOPS = "--xla_cpu_use_fusion_emitters=false"
+PLAIN_LOOPS = "xla_cpu_use_fusion_emitters"
 
 
-def pytest_configure(config):
-    """Before any test: how programs are compiled, and where they run."""
-    if config.option.markexpr == "not slow":
-        compile_lightly()
+def pytest_configure():
+    """Before any test."""
     keep_to_one_core()
 
 
-def compile_lightly():
+@pytest.fixture(autouse=True, scope="session")
+def compiled_lightly(pytestconfig):
     """Few optimisations and plain loops, here and in the programs that tests start.
 
     Most of what the tests do is compile programs that run once or for a few steps: the first halves
-    the time, the second saves a third of the rest. tests/bottlenecks have all optimisations, and
-    with `XLA_FLAGS= python -m pytest tests/bottlenecks` no plain loops. What is always compiled as
-    users do: notebooks, and learning runs, `-m slow`.
+    the time, the second saves a third of the rest. What is compiled as users do: tests/bottlenecks,
+    notebooks, and learning runs, `-m slow`.
     """
+    if pytestconfig.option.markexpr != "not slow":
+        return
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
-    if "XLA_FLAGS" not in os.environ and knows(PLAIN_LOOPS):
-        os.environ["XLA_FLAGS"] = PLAIN_LOOPS  # also of the test processes started after this one
+    if plain_loops_go_with_few_optimisations():
+        # Of the programs started from here on: XLA reads it once, and has in this process.
+        os.environ.setdefault("XLA_FLAGS", f"--{PLAIN_LOOPS}=false")
 
 
-def knows(flag):
-    """Whether this XLA has the flag; it aborts a process that gives it one that it has not."""
-    program = [sys.executable, "-c", "import jax; jax.devices()"]
-    environment = os.environ | {"XLA_FLAGS": flag}
-    return not subprocess.run(program, env=environment, capture_output=True).returncode
+def plain_loops_go_with_few_optimisations():
+    """Sees to it, and says whether it could: XLA's flags are for good, JAX's setting is not."""
+    plain = {PLAIN_LOOPS: False}
+    try:
+        from jax._src import compiler  # no public way to options of every program
+
+        usual = compiler.get_compile_options
+        jax.jit(lambda x: x, compiler_options=plain)(0)
+    except (ImportError, AttributeError, jax.errors.JaxRuntimeError):
+        return False  # another JAX or XLA: the tests take longer
+
+    def options(*args, env_options_overrides=None, **kwargs):
+        if jax.config.read("jax_disable_most_optimizations"):
+            env_options_overrides = plain | dict(env_options_overrides or {})
+        return usual(*args, env_options_overrides=env_options_overrides, **kwargs)
+
+    compiler.get_compile_options = options
+    return True
 
 
 def keep_to_one_core():
