@@ -9,9 +9,9 @@ term of a nearest codeword is a constant (section 3.1): 27 bits, used or not.
 How the PixelCNN is told the latents the paper does not say. Here it is given them as van den Oord
 et al. 2016, https://arxiv.org/abs/1606.05328, give it a vector h (section 2.3, Eq. 4).
 
-The encoder's features are normalised over the batch (Ioffe & Szegedy 2015), which is ours: frames
-of a game differ in few codes, so that without it all have nearly the same latents, and the PixelCNN
-learns to do without them before they tell it anything.
+The encoder's features are normalised over the batch (Ioffe & Szegedy 2015), which is ours: without
+it a PixelCNN of Breakout's frames learned to do without its latents. Our reading: frames differ in
+few codes, and so at first hardly in their latents.
 """
 
 import math

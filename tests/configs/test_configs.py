@@ -67,7 +67,6 @@ LARGE = (
     "partition_vae_sports10",
     "pixelcnn_cifar10_paper",
     "pixelcnn_imagenet128",
-    "second_stage_breakout",
     "second_stage_dmlab",
     "vae_cifar10",
     "video_dmlab",
